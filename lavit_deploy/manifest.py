@@ -1,0 +1,192 @@
+"""`manifest.json`: what a bundle holds, where it came from, and how far it can be trusted.
+
+The schema is a pydantic model; `docs/manifest.schema.json` is its JSON Schema.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from lavit_deploy.config import LaViTConfig
+from lavit_deploy.environment import Environment
+from lavit_deploy.preprocess import Preprocess
+
+SCHEMA_VERSION: Literal[1] = 1
+"""Raised whenever a reader of the version before would misunderstand a manifest."""
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _config_from(value: object) -> object:
+    return LaViTConfig.from_dict(value) if isinstance(value, dict) else value
+
+
+ModelConfig = Annotated[
+    LaViTConfig,
+    BeforeValidator(_config_from),
+    PlainSerializer(LaViTConfig.to_dict, return_type=dict[str, Any]),
+]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Checkpoint(_Record):
+    """The file that everything was made from.
+
+    Attributes:
+        file: its name, without folders.
+        sha256: hash of its bytes.
+        weights: "model", or "model_ema" where the averaged weights were taken.
+    """
+
+    file: str
+    sha256: Sha256
+    weights: Literal["model", "model_ema"] = "model"
+
+
+class BatchRange(_Record):
+    """Batch sizes of an artifact: the smallest, the one it was optimised for, the largest."""
+
+    minimum: int = Field(ge=1)
+    optimum: int = Field(ge=1)
+    maximum: int = Field(ge=1)
+
+
+class Parity(_Record):
+    """An artifact against the float32 PyTorch model, on real pictures.
+
+    Attributes:
+        images: number of pictures compared.
+        source: where they came from.
+        max_difference: largest absolute difference of a logit.
+        mean_difference: mean absolute difference of the logits.
+        cosine: smallest cosine similarity of a picture's logits.
+        top1_agreement: share of pictures with the same most likely class, 0 to 1.
+        near_ties: pictures whose class changed although the reference's two best logits lie
+            closer together than the precision's rounding can tell apart; counted as agreement.
+        passed: whether every threshold of the precision held.
+        reason: which threshold failed and by how much; empty if passed.
+        first_departure: the earliest layer whose output leaves the tolerance, after a failure.
+    """
+
+    images: int = Field(ge=0)
+    source: str
+    max_difference: float
+    mean_difference: float
+    cosine: float
+    top1_agreement: float
+    near_ties: int = 0
+    passed: bool
+    reason: str = ""
+    first_departure: str | None = None
+
+
+class Timing(_Record):
+    """Latency of one batch size on the machine in the manifest's environment.
+
+    Attributes:
+        batch: images per call.
+        median_ms: median time of a call, milliseconds.
+        images_per_second: batch divided by the median.
+        runs: calls that the median is of.
+    """
+
+    batch: int = Field(ge=1)
+    median_ms: float
+    images_per_second: float
+    runs: int
+
+
+class Artifact(_Record):
+    """One exported file and what is known about it.
+
+    Attributes:
+        name: unique within the bundle, such as "onnx-fp32".
+        file: path relative to the bundle.
+        sha256: hash of its bytes.
+        size_bytes: its size.
+        runtime: which runtime opens it.
+        runtime_version: version of the runtime that checked it.
+        format_version: version of the format, such as "opset 23".
+        precision_requested: what was asked for.
+        precision_found: what the built file holds, read from it.
+        compute_types: number of compute nodes (matrix products and convolutions) by element type.
+        batch: batch sizes it accepts.
+        device: device it was checked on, such as "cpu".
+        compute_capability: CUDA compute capability it was built for, if any.
+        plugin: plugin library it needs, if any.
+        plugin_sha256: hash of that library.
+        build_seconds: time its build took.
+        parity: comparison with the float32 model; None where it could not be run.
+        not_run: why parity could not be run, empty where it was.
+        timings: measured latencies.
+    """
+
+    name: str
+    file: str
+    sha256: Sha256
+    size_bytes: int
+    runtime: Literal["onnxruntime"]
+    runtime_version: str
+    format_version: str
+    precision_requested: Precision
+    precision_found: str
+    compute_types: dict[str, int]
+    batch: BatchRange
+    device: str
+    compute_capability: str | None = None
+    plugin: str | None = None
+    plugin_sha256: Sha256 | None = None
+    build_seconds: float
+    parity: Parity | None = None
+    not_run: str = ""
+    timings: tuple[Timing, ...] = ()
+
+    @property
+    def servable(self) -> bool:
+        """Whether its parity was run and held."""
+        return self.parity is not None and self.parity.passed
+
+    @property
+    def best_rate(self) -> float:
+        """Most images per second measured at any batch size; 0 where nothing was measured."""
+        return max((timing.images_per_second for timing in self.timings), default=0.0)
+
+
+class Manifest(_Record):
+    """The whole of `manifest.json`.
+
+    Attributes:
+        schema_version: `SCHEMA_VERSION` of the writer.
+        project_version: version of lavit-deploy that wrote it.
+        name: model name, shown to clients.
+        architecture: preset that the configuration equals, "custom" otherwise.
+        config: the model's configuration.
+        classes: class names in the order of the logits.
+        preprocess: how a picture becomes the input.
+        normalisation_in_graph: whether the artifacts take uint8 and apply mean and std themselves.
+        checkpoint: the source.
+        artifacts: what was built, in order.
+        environment: where it was built and measured.
+        command: the command line.
+        created: time of writing, ISO 8601 UTC.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    project_version: str
+    name: str
+    architecture: str
+    config: ModelConfig
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    normalisation_in_graph: Literal[True] = True
+    checkpoint: Checkpoint
+    artifacts: tuple[Artifact, ...]
+    environment: Environment
+    command: tuple[str, ...]
+    created: str

@@ -1,0 +1,94 @@
+"""ONNX Runtime, on a CPU or a CUDA GPU: the embedded default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from lavit_deploy.environment import available_cores
+from lavit_deploy.errors import BundleError, InferenceError, MissingDependencyError, UsageError
+from lavit_deploy.preprocess import Pixels
+from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Device = Literal["cpu", "cuda"]
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def import_onnxruntime() -> onnxruntime:
+    """The onnxruntime package, its telemetry off.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise MissingDependencyError(
+            "onnxruntime", extra="serve", purpose="run ONNX artifacts"
+        ) from None
+    return ort
+
+
+class OnnxRuntime(Runtime):
+    """One ONNX Runtime session over an ONNX file with input uint8 [B, H, W, 3].
+
+    Args:
+        file: the ONNX file.
+        max_batch: largest batch to accept.
+        device: "cpu" or "cuda".
+        threads: threads within an operator; default: the cores this process may use.
+
+    Raises:
+        BundleError: the file is no ONNX model, or not one with that input and output.
+        MissingDependencyError: onnxruntime is not installed.
+        UsageError: the installed onnxruntime has no support for `device`.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, file: Path, *, max_batch: int, device: Device = "cpu", threads: int | None = None
+    ) -> None:
+        ort = import_onnxruntime()
+        provider = _PROVIDERS[device]
+        if provider not in ort.get_available_providers():
+            raise UsageError(
+                f"the installed onnxruntime has no {provider}: "
+                'pip install "lavit-deploy[gpu]", or choose --device cpu'
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or available_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only: its warnings are about its own choices
+        try:
+            self._session = ort.InferenceSession(str(file), options, providers=[provider])
+        except Exception as error:  # noqa: BLE001 - its errors have no base class of their own
+            raise BundleError(f"onnxruntime cannot open {file}: {error}") from None
+        self.device = device
+        self.max_batch = max_batch
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4:
+            given = ", ".join(f"{item.name}: {item.type} {item.shape}" for item in inputs)
+            raise BundleError(f"{file} takes ({given}); expected one uint8 [B, H, W, 3]")
+        self._input_name, self._output_name = inputs[0].name, outputs[0].name
+        self.input = TensorSpec("uint8", (None, *inputs[0].shape[1:]))
+
+    def _infer(self, images: Pixels) -> Logits:
+        if self._session is None:
+            raise InferenceError("this onnxruntime session is closed")
+        feed = {self._input_name: np.ascontiguousarray(images)}
+        try:
+            (logits,) = self._session.run([self._output_name], feed)
+        except Exception as error:
+            raise InferenceError(f"onnxruntime failed: {error}") from error
+        return logits
+
+    def close(self) -> None:
+        self._session = None

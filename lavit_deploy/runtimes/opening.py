@@ -1,0 +1,28 @@
+"""From an artifact of a bundle to the runtime that runs it."""
+
+from __future__ import annotations
+
+from lavit_deploy.bundle import Bundle
+from lavit_deploy.manifest import Artifact
+from lavit_deploy.runtimes.base import Runtime
+from lavit_deploy.runtimes.onnxruntime import Device, OnnxRuntime
+
+
+def open_artifact(
+    bundle: Bundle, artifact: Artifact, *, device: Device = "cpu", threads: int | None = None
+) -> Runtime:
+    """Verify an artifact's bytes and open it in its runtime.
+
+    Args:
+        bundle: the bundle it belongs to.
+        artifact: one of the manifest's artifacts.
+        device: where to compute.
+        threads: threads within an operator; default: the cores this process may use.
+
+    Raises:
+        BundleError: the file is missing, altered, or cannot be opened.
+        MissingDependencyError: its runtime is not installed.
+        UsageError: its runtime does not have `device`.
+    """
+    file = bundle.verified_file(artifact)
+    return OnnxRuntime(file, max_batch=artifact.batch.maximum, device=device, threads=threads)

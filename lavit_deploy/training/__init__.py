@@ -1,0 +1,1 @@
+"""Training a LaViT from scratch: `lavit-train`."""

@@ -1,0 +1,1 @@
+"""Operations, latency and throughput of LaViT and its baselines; `lavit-profile`."""

@@ -1,0 +1,1 @@
+"""The HTTP service: decode, batch, infer, answer; `lavit-serve`."""
