@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lavit_deploy.errors import BundleError, ConfigError, ParityError
 from lavit_deploy.files import sha256_of, write_text
-from lavit_deploy.manifest import SCHEMA_VERSION, Artifact, Manifest
+from lavit_deploy.manifest import SCHEMA_VERSION, Artifact, Device, Manifest
 
 MANIFEST_NAME = "manifest.json"
 
@@ -68,22 +68,30 @@ class Bundle:
         names = ", ".join(artifact.name for artifact in self.manifest.artifacts) or "none"
         raise BundleError(f"{self.path} has no artifact {name!r}; it has {names}")
 
-    def servable(self, name: str = "auto") -> Artifact:
-        """The artifact to serve: the one named, or the fastest that passed parity.
+    def servable(self, name: str = "auto", *, device: Device = "cpu") -> Artifact:
+        """The artifact to serve: the one named, or the fastest on `device` that passed parity.
 
         Raises:
-            BundleError: no artifact of that name.
-            ParityError: it, or every artifact, failed parity or was never run.
+            BundleError: no artifact of that name, or it cannot run on `device`.
+            ParityError: it, or every artifact that runs on `device`, failed parity.
         """
         if name != "auto":
             artifact = self.artifact(name)
-            if not artifact.servable:
-                raise ParityError(f"{self.path}: {_why_not(artifact)}")
+            if not artifact.parity.passed:
+                raise ParityError(f"{self.path}: {_failure(artifact)}")
+            if device not in artifact.devices:
+                raise BundleError(
+                    f"{artifact.runtime} cannot run {name} on {device}, "
+                    f"only on {', '.join(artifact.devices)}"
+                )
             return artifact
-        passed = [artifact for artifact in self.manifest.artifacts if artifact.servable]
+        runnable = [item for item in self.manifest.artifacts if device in item.devices]
+        if not runnable:
+            raise BundleError(f"{self.path} has no artifact that runs on {device}")
+        passed = [artifact for artifact in runnable if artifact.parity.passed]
         if not passed:
-            reasons = "; ".join(_why_not(artifact) for artifact in self.manifest.artifacts)
-            raise ParityError(f"{self.path} has nothing to serve: {reasons or 'no artifacts'}")
+            reasons = "; ".join(_failure(artifact) for artifact in runnable)
+            raise ParityError(f"{self.path} has nothing to serve: {reasons}")
         return max(passed, key=lambda artifact: artifact.best_rate)
 
     def verified_file(self, artifact: Artifact) -> Path:
@@ -106,9 +114,7 @@ class Bundle:
         return file
 
 
-def _why_not(artifact: Artifact) -> str:
-    if artifact.parity is None:
-        return f"{artifact.name} was not run at export ({artifact.not_run})"
+def _failure(artifact: Artifact) -> str:
     return f"{artifact.name} failed parity ({artifact.parity.reason})"
 
 

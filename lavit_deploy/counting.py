@@ -55,30 +55,35 @@ def parameter_count(config: LaViTConfig) -> Counter[str]:
 def multiply_adds(config: LaViTConfig) -> Counter[str]:
     """Multiply-adds of one image by part; their sum is the model's."""
     count: Counter[str] = Counter()
-    channels = config.in_channels
     for stage in range(STAGES):
-        dim, patch = config.dims[stage], config.patch_sizes[stage]
-        tokens, keys, ratio = config.tokens(stage), config.keys(stage), config.sr_ratios[stage]
-        heads = config.heads[stage]
-        height, width = config.grid(stage)
-        count["patch_embed"] += height * width * channels * dim * patch**2
-        for layer in range(config.depths[stage]):
-            count["mlp"] += 2 * tokens * dim * dim * config.mlp_ratios[stage]
-            less = config.is_less_attention(stage, layer)
-            per_token, per_key = (1, 1) if less else (2, 2)  # (q and) proj; (k and) v
-            count["attention_projections"] += (per_token * tokens + per_key * keys) * dim * dim
-            if ratio > 1:
-                count["attention_projections"] += keys * dim * dim * ratio**2
-            if less:
-                count["la_transform"] += heads * tokens * keys * (keys + tokens)
-                count["attention_scores_values"] += tokens * keys * dim
-            else:
-                count["attention_scores_values"] += 2 * tokens * keys * dim
-        if config.attention_residual and stage > 0:
-            before = config.heads[stage - 1]
-            key_height, key_width = config.key_grid(stage)
-            maps = key_height * key_width * height * width
-            count["attention_residual"] += maps * (before * patch**2 + before * heads)
-        channels = dim
-    count["head"] = channels * config.num_classes
+        count += stage_multiply_adds(config, stage)
+    count["head"] = config.dims[-1] * config.num_classes
+    return count
+
+
+def stage_multiply_adds(config: LaViTConfig, stage: int) -> Counter[str]:
+    """Multiply-adds of one image in 0-based `stage` by part, without the head after the last."""
+    count: Counter[str] = Counter()
+    dim, patch, ratio = config.dims[stage], config.patch_sizes[stage], config.sr_ratios[stage]
+    tokens, keys, heads = config.tokens(stage), config.keys(stage), config.heads[stage]
+    channels = config.dims[stage - 1] if stage else config.in_channels
+    height, width = config.grid(stage)
+    count["patch_embed"] = height * width * channels * dim * patch**2
+    for layer in range(config.depths[stage]):
+        count["mlp"] += 2 * tokens * dim * dim * config.mlp_ratios[stage]
+        less = config.is_less_attention(stage, layer)
+        per_token, per_key = (1, 1) if less else (2, 2)  # (q and) proj; (k and) v
+        count["attention_projections"] += (per_token * tokens + per_key * keys) * dim * dim
+        if ratio > 1:
+            count["attention_projections"] += keys * dim * dim * ratio**2
+        if less:
+            count["la_transform"] += heads * tokens * keys * (keys + tokens)
+            count["attention_scores_values"] += tokens * keys * dim
+        else:
+            count["attention_scores_values"] += 2 * tokens * keys * dim
+    if config.attention_residual and stage > 0:
+        before = config.heads[stage - 1]
+        key_height, key_width = config.key_grid(stage)
+        maps = key_height * key_width * height * width
+        count["attention_residual"] = maps * (before * patch**2 + before * heads)
     return count

@@ -16,6 +16,7 @@ from lavit_deploy.preprocess import Preprocess
 SCHEMA_VERSION: Literal[1] = 1
 """Raised whenever a reader of the version before would misunderstand a manifest."""
 
+Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -61,20 +62,22 @@ class Parity(_Record):
     """An artifact against the float32 PyTorch model, on real pictures.
 
     Attributes:
+        method: how the artifact was run, such as "run" or a stand-in where it cannot run.
         images: number of pictures compared.
         source: where they came from.
         max_difference: largest absolute difference of a logit.
         mean_difference: mean absolute difference of the logits.
         cosine: smallest cosine similarity of a picture's logits.
         top1_agreement: share of pictures with the same most likely class, 0 to 1.
-        near_ties: pictures whose class changed although the reference's two best logits lie
-            closer together than the precision's rounding can tell apart; counted as agreement.
+        near_ties: pictures whose class changed where the reference's own two best logits lie
+            within a few roundings of each other; they count as agreement.
         passed: whether every threshold of the precision held.
         reason: which threshold failed and by how much; empty if passed.
         first_departure: the earliest layer whose output leaves the tolerance, after a failure.
     """
 
-    images: int = Field(ge=0)
+    method: str
+    images: int = Field(ge=1)
     source: str
     max_difference: float
     mean_difference: float
@@ -117,13 +120,13 @@ class Artifact(_Record):
         precision_found: what the built file holds, read from it.
         compute_types: number of compute nodes (matrix products and convolutions) by element type.
         batch: batch sizes it accepts.
-        device: device it was checked on, such as "cpu".
+        devices: devices that its runtime has kernels for.
+        device: device it was checked and timed on.
         compute_capability: CUDA compute capability it was built for, if any.
         plugin: plugin library it needs, if any.
         plugin_sha256: hash of that library.
         build_seconds: time its build took.
-        parity: comparison with the float32 model; None where it could not be run.
-        not_run: why parity could not be run, empty where it was.
+        parity: comparison with the float32 model.
         timings: measured latencies.
     """
 
@@ -138,19 +141,14 @@ class Artifact(_Record):
     precision_found: str
     compute_types: dict[str, int]
     batch: BatchRange
-    device: str
+    devices: tuple[Device, ...]
+    device: Device
     compute_capability: str | None = None
     plugin: str | None = None
     plugin_sha256: Sha256 | None = None
     build_seconds: float
-    parity: Parity | None = None
-    not_run: str = ""
+    parity: Parity
     timings: tuple[Timing, ...] = ()
-
-    @property
-    def servable(self) -> bool:
-        """Whether its parity was run and held."""
-        return self.parity is not None and self.parity.passed
 
     @property
     def best_rate(self) -> float:

@@ -131,7 +131,8 @@ class VanillaAttention(nn.Module):
         # [B, M, 2D] -> [B, M, 2, H, d] -> [2, B, H, M, d]
         kv = self.kv(self.reduce(x)).reshape(batch, -1, 2, self.heads, head_dim)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-        scores = (q * self.scale) @ k.transpose(-2, -1)  # [B, H, N, M], Eq. 4
+        # Scores stay float32 in every precision: they are stored, transformed and exponentiated.
+        scores = ((q * self.scale) @ k.transpose(-2, -1)).float()  # [B, H, N, M], Eq. 4
         if residual is not None:
             scores = scores + residual  # Eq. 7
         return _mix(scores, v, self.proj), scores

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lavit_deploy.environment import available_cores
 from lavit_deploy.errors import BundleError, InferenceError, MissingDependencyError, UsageError
+from lavit_deploy.manifest import Device
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime
 
-Device = Literal["cpu", "cuda"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -71,6 +71,9 @@ class OnnxRuntime(Runtime):
             self._session = ort.InferenceSession(str(file), options, providers=[provider])
         except Exception as error:  # noqa: BLE001 - its errors have no base class of their own
             raise BundleError(f"onnxruntime cannot open {file}: {error}") from None
+        if provider not in self._session.get_providers():
+            # onnxruntime falls back to the CPU with no more than a line in its log.
+            raise UsageError(f"onnxruntime could not start {provider}: is there an NVIDIA GPU?")
         self.device = device
         self.max_batch = max_batch
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lavit_deploy.bundle import Bundle
-from lavit_deploy.manifest import Artifact
+from lavit_deploy.manifest import Artifact, Device
 from lavit_deploy.runtimes.base import Runtime
-from lavit_deploy.runtimes.onnxruntime import Device, OnnxRuntime
+from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 
 
 def open_artifact(

@@ -1,0 +1,161 @@
+"""`lavit-export`: one command from a checkpoint to a bundle that can be served."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lavit_deploy import cli
+from lavit_deploy.config import PRESETS
+from lavit_deploy.errors import MissingDependencyError, UsageError
+from lavit_deploy.manifest import BatchRange, Precision
+
+PARITY_FAILED = 1
+"""Exit code when the bundle was written but an artifact failed parity."""
+
+_EXAMPLES = """\
+  lavit-export --ckpt lavit_s.pth
+  lavit-export --ckpt lavit_s.pth --fp16 --out lavit_s.bundle --batch 1 16 64
+  lavit-export --ckpt weights.safetensors --arch lavit_s --classes imagenet.txt
+
+exit codes: 0 done, 1 an artifact failed parity or could not be built, 2 wrong input,
+3 a package is missing, 130 interrupted"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of `lavit-export`."""
+    parser = cli.parser(
+        "lavit-export",
+        "Turn a LaViT checkpoint into a bundle: exported, compared with the original, timed.",
+        _EXAMPLES,
+    )
+    source = parser.add_argument_group("checkpoint")
+    source.add_argument("--ckpt", type=Path, required=True, help="checkpoint, .pth or .safetensors")
+    source.add_argument("--arch", choices=PRESETS, help="preset, where the file does not say")
+    source.add_argument("--use-ema", action="store_true", help="take the averaged weights")
+    source.add_argument(
+        "--classes", type=Path, help="class names: a JSON list, or a text file with one in a line"
+    )
+    source.add_argument("--name", help="model name shown to clients (default: the file's name)")
+    what = parser.add_argument_group("artifacts")
+    half = what.add_mutually_exclusive_group()
+    half.add_argument("--fp16", action="store_true", help="also build float16")
+    half.add_argument("--bf16", action="store_true", help="also build bfloat16")
+    what.add_argument(
+        "--target",
+        choices=("auto", "onnx"),
+        default="auto",
+        help="auto: all that can be built on this machine",
+    )
+    what.add_argument(
+        "--batch",
+        type=int,
+        nargs=3,
+        metavar=("MIN", "OPT", "MAX"),
+        default=(1, 8, 64),
+        help="batch sizes: smallest, optimised for, largest",
+    )
+    what.add_argument(
+        "--parity-images",
+        type=Path,
+        metavar="DIR",
+        help="pictures to compare on (default: scikit-image's samples)",
+    )
+    what.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where parity and latency are measured; auto: CUDA if it can be used",
+    )
+    where = parser.add_argument_group("output")
+    where.add_argument("--out", type=Path, help="bundle folder (default: CKPT's name + .bundle)")
+    where.add_argument("--force", action="store_true", help="replace an existing bundle")
+    return parser
+
+
+def main(arguments: Sequence[str] | None) -> int:
+    """Run the export.
+
+    Returns:
+        0, or 1 if an artifact failed parity.
+
+    Raises:
+        LavitError: what the user can mend; `lavit_deploy.cli.run` says it.
+    """
+    options = make_parser().parse_args(arguments)
+    start = time.perf_counter()
+    out = options.out or Path(f"{options.ckpt.stem}.bundle")
+    batch = _batch_range(*options.batch)
+    half: Precision | None = "fp16" if options.fp16 else "bf16" if options.bf16 else None
+
+    try:
+        from rich.console import Console
+
+        from export import pipeline, report
+        from export.pictures import folder_pictures, sample_pictures
+        from export.plan import make_plan
+        from lavit_deploy.checkpoint import load_checkpoint
+    except ImportError as error:
+        raise MissingDependencyError(
+            error.name or "a package", extra="export", purpose="run lavit-export"
+        ) from None
+
+    console = Console()
+    pipeline.check_destination(out, force=options.force)
+    checkpoint = load_checkpoint(options.ckpt, arch=options.arch, use_ema=options.use_ema)
+    if options.classes:
+        names = read_classes(options.classes, checkpoint.config.num_classes)
+        checkpoint = dataclasses.replace(checkpoint, classes=names)
+    if options.parity_images:
+        pictures = folder_pictures(options.parity_images, checkpoint.preprocess)
+    else:
+        pictures = sample_pictures(checkpoint.preprocess)
+    job = pipeline.Job(
+        checkpoint=checkpoint,
+        plan=make_plan(half, options.device),
+        pictures=pictures,
+        batch=batch,
+        name=options.name or options.ckpt.stem,
+    )
+    report.print_plan(console, job, out)
+    bundle = report.export_with_progress(console, job, out, force=options.force)
+    report.print_result(console, bundle, time.perf_counter() - start)
+    failed = [item for item in bundle.manifest.artifacts if not item.parity.passed]
+    return PARITY_FAILED if failed else 0
+
+
+def _batch_range(minimum: int, optimum: int, maximum: int) -> BatchRange:
+    if not 1 <= minimum <= optimum <= maximum:
+        raise UsageError(f"--batch {minimum} {optimum} {maximum}: expected 1 <= MIN <= OPT <= MAX")
+    return BatchRange(minimum=minimum, optimum=optimum, maximum=maximum)
+
+
+def read_classes(path: Path, count: int) -> tuple[str, ...]:
+    """Class names from a JSON list, or from a text file with one name in a line.
+
+    Raises:
+        UsageError: the file cannot be read, or does not hold `count` names.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--classes {path} cannot be read: {error}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"--classes {path} must be a JSON list of names")
+    names = [name.strip() for name in names]
+    while names and not names[-1]:
+        names.pop()  # the empty line at the end of the file
+    if len(names) != count:
+        raise UsageError(f"--classes {path} has {len(names)} names, the model has {count} classes")
+    return tuple(names)
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(cli.run(main))

@@ -1,0 +1,104 @@
+"""What `lavit-export` shows: the plan, the progress, the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from export.pipeline import Job, export_bundle, step_names
+from lavit_deploy.bundle import Bundle
+
+_MIB = 2**20
+
+
+def print_plan(console: Console, job: Job, out: Path) -> None:
+    """Say what will be built and what is left out, and why."""
+    checkpoint, config = job.checkpoint, job.checkpoint.config
+    console.print(
+        f"[bold]{checkpoint.file.name}[/bold]: {checkpoint.architecture}, "
+        f"{config.image_size[0]} x {config.image_size[1]}, {config.num_classes} classes"
+        f" ({checkpoint.weights}) -> [bold]{out}[/bold]",
+        highlight=False,
+    )
+    for sentence in checkpoint.inferred:
+        console.print(f"  [yellow]assumed[/yellow] {escape(sentence)}", highlight=False)
+    for step in job.plan.steps:
+        colour = "dim" if step.action == "skip" else "green"
+        line = f"  [{colour}]{step.action:<5}[/{colour}] {step.what:<10} {escape(step.why)}"
+        console.print(line, highlight=False, soft_wrap=True)
+    for skipped in job.pictures.skipped:
+        console.print(f"  [yellow]unreadable[/yellow] {escape(skipped)}", highlight=False)
+
+
+def export_with_progress(console: Console, job: Job, out: Path, *, force: bool) -> Bundle:
+    """Run the export under a progress bar; without a terminal, one line for each step."""
+    names = step_names(job.plan)
+    if not console.is_terminal:
+        return export_bundle(
+            job, out, force=force, progress=lambda name: console.print(f"  ... {name}")
+        )
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=len(names))
+        # A step is complete when the next one begins.
+        bundle = export_bundle(
+            job,
+            out,
+            force=force,
+            progress=lambda name: bar.update(task, description=name, completed=names.index(name)),
+        )
+        bar.update(task, completed=len(names))
+    return bundle
+
+
+def print_result(console: Console, bundle: Bundle, seconds: float) -> None:
+    """One row for each artifact, and what to do next."""
+    manifest = bundle.manifest
+    first = manifest.artifacts[0].parity
+    batches = [timing.batch for timing in manifest.artifacts[0].timings]
+    table = Table(title=f"{manifest.name}: {len(manifest.artifacts)} artifacts in {seconds:.0f} s")
+    table.add_column("artifact", no_wrap=True)
+    for heading in ("MiB", "precision", "parity", "top-1", "max diff"):
+        table.add_column(heading, justify="right")
+    for size in batches:
+        table.add_column(f"ms, batch {size}", justify="right")
+    for item in manifest.artifacts:
+        milliseconds = {timing.batch: f"{timing.median_ms:.1f}" for timing in item.timings}
+        table.add_row(
+            item.name,
+            f"{item.size_bytes / _MIB:.1f}",
+            item.precision_found,
+            "[green]passed[/green]" if item.parity.passed else "[red]FAILED[/red]",
+            f"{item.parity.top1_agreement:.1%}",
+            f"{item.parity.max_difference:.2g}",
+            *(milliseconds.get(size, "-") for size in batches),
+        )
+    console.print(table)
+    environment = manifest.environment
+    console.print(
+        f"parity on {first.images} pictures ({first.source}); latency on {environment.cpu}, "
+        f"{environment.cores} cores, medians, artifacts in turn",
+        highlight=False,
+    )
+    for item in manifest.artifacts:
+        if item.parity.method != "run":
+            console.print(
+                f"{item.name} cannot run on {item.device}; for parity it was {item.parity.method}",
+                highlight=False,
+            )
+        if not item.parity.passed:
+            console.print(
+                f"[red]{item.name} failed parity[/red]: {item.parity.reason}. "
+                f"First departure: {item.parity.first_departure or 'none'}",
+                highlight=False,
+            )
+    console.print(f"next: [bold]lavit-serve {bundle.path}[/bold]", highlight=False)
