@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lavit_deploy.config import LaViTConfig
-from lavit_deploy.model import LayerScores
+from lavit_deploy.model import LayerScores, widened
 
 
 def square_map(scores: Tensor, grid: tuple[int, int], key_grid: tuple[int, int]) -> Tensor:
@@ -29,7 +29,7 @@ def square_map(scores: Tensor, grid: tuple[int, int], key_grid: tuple[int, int])
     Returns:
         [B, H, M, M]; rows sum to one.
     """
-    attention = scores.float().softmax(dim=-1)
+    attention = widened(scores).softmax(dim=-1)
     if grid == key_grid:  # square already, with or without the class token
         return attention
     batch, heads, _, keys = scores.shape

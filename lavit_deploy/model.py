@@ -131,8 +131,8 @@ class VanillaAttention(nn.Module):
         # [B, M, 2D] -> [B, M, 2, H, d] -> [2, B, H, M, d]
         kv = self.kv(self.reduce(x)).reshape(batch, -1, 2, self.heads, head_dim)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-        # Scores stay float32 in every precision: they are stored, transformed and exponentiated.
-        scores = ((q * self.scale) @ k.transpose(-2, -1)).float()  # [B, H, N, M], Eq. 4
+        # Scores are kept wide in every precision: stored, transformed and exponentiated.
+        scores = widened((q * self.scale) @ k.transpose(-2, -1))  # [B, H, N, M], Eq. 4
         if residual is not None:
             scores = scores + residual  # Eq. 7
         return _mix(scores, v, self.proj), scores
@@ -163,7 +163,7 @@ class LessAttention(nn.Module):
         device = scores.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return self._transform(scores.float())
+                return self._transform(widened(scores))
         return self._transform(scores)
 
     def _transform(self, scores: Tensor) -> Tensor:
@@ -187,9 +187,14 @@ class LessAttention(nn.Module):
         return _mix(scores, v.transpose(1, 2), self.proj), scores
 
 
+def widened(x: Tensor) -> Tensor:
+    """Half-precision values as float32; float32 and float64 as they are."""
+    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+
+
 def _mix(scores: Tensor, v: Tensor, proj: nn.Linear) -> Tensor:
     """softmax(scores) V, heads joined, projected: [B, H, N, M], [B, H, M, d] -> [B, N, D]."""
-    attention = scores.float().softmax(dim=-1).to(v.dtype)
+    attention = widened(scores).softmax(dim=-1).to(v.dtype)
     mixed = (attention @ v).transpose(1, 2)  # [B, H, N, d] -> [B, N, H, d]
     return proj(mixed.flatten(2))  # [B, N, H, d] -> [B, N, D]
 
