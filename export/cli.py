@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None) -> int:
     report.print_plan(console, job, out)
     bundle = report.export_with_progress(console, job, out, force=options.force)
     report.print_result(console, bundle, time.perf_counter() - start)
-    failed = [item for item in bundle.manifest.artifacts if not item.parity.passed]
+    failed = [item for item in bundle.manifest.artifacts if not item.passed]
     return PARITY_FAILED if failed else 0
 
 

@@ -103,9 +103,10 @@ def compare(
         method: how the artifact was run.
     """
     tolerance = TOLERANCES[precision]
-    found64, reference64 = found.astype(np.float64), reference.astype(np.float64)
-    finite = bool(np.isfinite(found64).all())
-    found64 = np.nan_to_num(found64)  # statistics stay numbers; the verdict below does not forget
+    finite = bool(np.isfinite(found).all())
+    # Infinities become the largest float32, so the statistics stay numbers; `finite` remembers.
+    found64 = np.nan_to_num(found).astype(np.float64)
+    reference64 = reference.astype(np.float64)
     difference = np.abs(found64 - reference64)
     scale = float(np.abs(reference64).max())
     cosine = _cosines(found64, reference64).min()

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import onnx
-
-from export.departure import first_departure
-from export.onnx_graph import OPSET, write_onnx
-from export.parity import TOLERANCES, compare, reference_logits, run_artifact
+from export.parity import reference_logits
 from export.pictures import Pictures
 from export.plan import Plan
-from export.precision import compute_types, precision_found, to_precision
-from export.widening import widen
+from export.workbench import Workbench
 from lavit_deploy import __version__
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.environment import Environment, command_line
 from lavit_deploy.errors import UsageError
-from lavit_deploy.files import atomic_directory, sha256_of
-from lavit_deploy.manifest import Artifact, BatchRange, Device, Manifest, Parity, Precision, Timing
+from lavit_deploy.files import atomic_directory
+from lavit_deploy.manifest import Artifact, BatchRange, Manifest, Timing
 from lavit_deploy.manifest import Checkpoint as CheckpointRecord
-from lavit_deploy.model import LaViT
-from lavit_deploy.runtimes.base import Logits
-from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
+from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 from lavit_deploy.timing import alternate, median_ms
 
 Progress = Callable[[str], None]
 """Told the name of each step as it begins."""
 
-_DEPARTURE_PICTURES = 4
 _TIMING_RUNS = 20
 _TIMING_SECONDS = 10.0  # for each batch size, over all artifacts
 
@@ -88,8 +78,15 @@ def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bu
     progress("reference logits")
     reference = reference_logits(model, job.pictures.images, job.checkpoint.preprocess)
     with atomic_directory(out) as folder:
-        workbench = _Workbench(job, model, reference, folder, progress)
-        artifacts = [workbench.build(precision) for precision in job.plan.precisions]
+        bench = Workbench(
+            job.checkpoint, model, job.pictures, reference, job.batch, job.plan.device
+        )
+        artifacts = []
+        for precision in job.plan.precisions:
+            progress(f"build onnx-{precision}")
+            built = bench.build(precision, folder)
+            progress(f"parity of onnx-{precision}")
+            artifacts.append(bench.judge(built))
         progress("latency")
         artifacts = _timed(artifacts, job, folder)
         Bundle.write_manifest(folder, _manifest(job, artifacts))
@@ -110,96 +107,10 @@ def check_destination(out: Path, *, force: bool) -> None:
         raise UsageError(f"{out} exists: --force replaces it, --out writes elsewhere")
 
 
-@dataclass(frozen=True)
-class _Workbench:
-    """What every artifact of one export is built with and compared to."""
-
-    job: Job
-    model: LaViT
-    reference: Logits
-    folder: Path
-    progress: Progress
-
-    def build(self, precision: Precision) -> Artifact:
-        """Build one ONNX artifact, read its precision back and compare it with the reference."""
-        name, batch = f"onnx-{precision}", self.job.batch
-        file = self.folder / f"model.{precision}.onnx"
-        self.progress(f"build {name}")
-        start = time.perf_counter()
-        model = to_precision(self.model, precision)
-        graph = write_onnx(self.job.checkpoint, model, file, batch=batch, precision=precision)
-        seconds = time.perf_counter() - start
-        self.progress(f"parity of {name}")
-        devices = _devices(precision)
-        device = self.job.plan.device if self.job.plan.device in devices else "cpu"
-        found = precision_found(graph)
-        parity = self._parity(precision, file, graph, device)
-        if found != precision:
-            reason = f"asked for {precision}, the graph computes in {found}"
-            parity = parity.model_copy(update={"passed": False, "reason": reason})
-        return Artifact(
-            name=name,
-            file=file.name,
-            sha256=sha256_of(file),
-            size_bytes=file.stat().st_size,
-            runtime="onnxruntime",
-            runtime_version=import_onnxruntime().__version__,
-            format_version=f"opset {OPSET}",
-            precision_requested=precision,
-            precision_found=found,
-            compute_types=dict(compute_types(graph)),
-            batch=batch,
-            devices=devices,
-            device=device,
-            build_seconds=round(seconds, 2),
-            parity=parity,
-        )
-
-    def _parity(
-        self, precision: Precision, file: Path, graph: onnx.ModelProto, device: Device
-    ) -> Parity:
-        pictures = self.job.pictures
-        if device in _devices(precision):
-            parity = compare(
-                self._run(file, device), self.reference, precision, source=pictures.source
-            )
-        else:
-            graph = widen(graph)
-            with tempfile.TemporaryDirectory() as scratch:
-                widened = Path(scratch) / "widened.onnx"
-                onnx.save(graph, widened)
-                logits = self._run(widened, device)
-            method = f"computed in float32, every result rounded to {precision}"
-            parity = compare(
-                logits, self.reference, precision, source=pictures.source, method=method
-            )
-        if parity.passed:
-            return parity
-        layer = first_departure(
-            graph,
-            self.model,
-            pictures.images[:_DEPARTURE_PICTURES],
-            self.job.checkpoint.preprocess,
-            tolerance=TOLERANCES[precision].relative,
-        )
-        return parity.model_copy(update={"first_departure": layer})
-
-    def _run(self, file: Path, device: Device) -> Logits:
-        batch = self.job.batch
-        sizes = (1, batch.optimum, min(3, batch.maximum))
-        with OnnxRuntime(file, max_batch=batch.maximum, device=device) as runtime:
-            return run_artifact(runtime, self.job.pictures.images, sizes)
-
-
-def _devices(precision: Precision) -> tuple[Device, ...]:
-    """Devices for which ONNX Runtime has kernels of a precision."""
-    return ("cuda",) if precision == "bf16" else ("cpu", "cuda")
-
-
 def _timed(artifacts: list[Artifact], job: Job, folder: Path) -> list[Artifact]:
     """Time every artifact that runs here and passed, in turn, at the smallest and best batch."""
     device = job.plan.device
-    chosen = [item for item in artifacts if item.parity.passed and device in item.devices]
+    chosen = [item for item in artifacts if item.passed and device in item.devices]
     timings: dict[str, list[Timing]] = {item.name: [] for item in artifacts}
     runtimes = {
         item.name: OnnxRuntime(folder / item.file, max_batch=job.batch.maximum, device=device)

@@ -72,14 +72,15 @@ def print_result(console: Console, bundle: Bundle, seconds: float) -> None:
     for size in batches:
         table.add_column(f"ms, batch {size}", justify="right")
     for item in manifest.artifacts:
+        strictest = item.rounded_parity or item.parity
         milliseconds = {timing.batch: f"{timing.median_ms:.1f}" for timing in item.timings}
         table.add_row(
             item.name,
             f"{item.size_bytes / _MIB:.1f}",
             item.precision_found,
-            "[green]passed[/green]" if item.parity.passed else "[red]FAILED[/red]",
-            f"{item.parity.top1_agreement:.1%}",
-            f"{item.parity.max_difference:.2g}",
+            "[green]passed[/green]" if item.passed else "[red]FAILED[/red]",
+            f"{strictest.top1_agreement:.1%}",
+            f"{strictest.max_difference:.2g}",
             *(milliseconds.get(size, "-") for size in batches),
         )
     console.print(table)
@@ -95,10 +96,10 @@ def print_result(console: Console, bundle: Bundle, seconds: float) -> None:
                 f"{item.name} cannot run on {item.device}; for parity it was {item.parity.method}",
                 highlight=False,
             )
-        if not item.parity.passed:
+        if item.failure is not None:
             console.print(
-                f"[red]{item.name} failed parity[/red]: {item.parity.reason}. "
-                f"First departure: {item.parity.first_departure or 'none'}",
+                f"[red]{item.name} failed parity[/red] ({item.failure.method}): "
+                f"{item.failure.reason}. First departure: {item.failure.first_departure or 'none'}",
                 highlight=False,
             )
     console.print(f"next: [bold]lavit-serve {bundle.path}[/bold]", highlight=False)

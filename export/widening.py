@@ -1,9 +1,10 @@
-"""bfloat16 graphs on a machine without bfloat16 kernels.
+"""What half-precision hardware computes, found on a CPU.
 
-ONNX Runtime's CPU provider has no bfloat16 convolution or product. `widen` writes every bfloat16
-operator as: inputs to float32, the operator in float32, the result rounded to bfloat16. That is
-what bfloat16 hardware with float32 accumulation computes, so parity measured on the widened graph
-speaks for the original. It is slower than either precision and is never shipped.
+ONNX Runtime's CPU provider has no bfloat16 products, and runs float16 graphs by computing in
+float32 without rounding between operators, which flatters them. `widen` writes every
+half-precision operator as: inputs to float32, the operator in float32, the result rounded. That is
+what hardware with float32 accumulation computes, so parity measured on the widened graph speaks
+for a GPU, overflow included. The widened graph is slower than either precision and never shipped.
 """
 
 from __future__ import annotations
@@ -11,38 +12,44 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
+from lavit_deploy.manifest import Precision
 
-def widen(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a bfloat16 graph whose operators compute in float32 and round their results.
+_HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+
+def widen(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+    """A copy of a half-precision graph whose operators compute in float32 and round their results.
 
     Args:
         model: a graph with inferred types.
+        precision: "fp16" or "bf16".
     """
-    bf16 = {
-        value.name
-        for value in model.graph.value_info
-        if value.type.tensor_type.elem_type == TensorProto.BFLOAT16
-    } | {item.name for item in model.graph.initializer if item.data_type == TensorProto.BFLOAT16}
+    half = _HALF_TYPES[precision]
+    rounded = {
+        value.name for value in model.graph.value_info if value.type.tensor_type.elem_type == half
+    } | {item.name for item in model.graph.initializer if item.data_type == half}
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     del wide.graph.node[:]
     for node in model.graph.node:
-        if node.op_type == "Cast" or not bf16.intersection((*node.input, *node.output)):
+        if node.op_type == "Cast" or not rounded.intersection((*node.input, *node.output)):
             wide.graph.node.add().CopyFrom(node)
             continue
-        inputs = [_wide_input(wide, node, name) if name in bf16 else name for name in node.input]
-        copy = wide.graph.node.add()
+        copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        copy.input[:] = inputs
+        for index, name in enumerate(node.input):
+            if name in rounded:
+                copy.input[index] = f"{name}::{node.name}::{index}"
+                wide.graph.node.append(_cast(name, copy.input[index], TensorProto.FLOAT))
         for index, name in enumerate(node.output):
-            if name in bf16:
+            if name in rounded:
                 copy.output[index] = f"{name}::wide"
-                cast = helper.make_node("Cast", [f"{name}::wide"], [name], to=TensorProto.BFLOAT16)
-                wide.graph.node.append(cast)
+        wide.graph.node.append(copy)
+        for name in node.output:
+            if name in rounded:
+                wide.graph.node.append(_cast(f"{name}::wide", name, half))
     return wide
 
 
-def _wide_input(wide: onnx.ModelProto, node: onnx.NodeProto, name: str) -> str:
-    widened = f"{name}::{node.name}"
-    wide.graph.node.append(helper.make_node("Cast", [name], [widened], to=TensorProto.FLOAT))
-    return widened
+def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], to=kind)

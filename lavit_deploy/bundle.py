@@ -77,7 +77,7 @@ class Bundle:
         """
         if name != "auto":
             artifact = self.artifact(name)
-            if not artifact.parity.passed:
+            if not artifact.passed:
                 raise ParityError(f"{self.path}: {_failure(artifact)}")
             if device not in artifact.devices:
                 raise BundleError(
@@ -88,7 +88,7 @@ class Bundle:
         runnable = [item for item in self.manifest.artifacts if device in item.devices]
         if not runnable:
             raise BundleError(f"{self.path} has no artifact that runs on {device}")
-        passed = [artifact for artifact in runnable if artifact.parity.passed]
+        passed = [artifact for artifact in runnable if artifact.passed]
         if not passed:
             reasons = "; ".join(_failure(artifact) for artifact in runnable)
             raise ParityError(f"{self.path} has nothing to serve: {reasons}")
@@ -115,7 +115,8 @@ class Bundle:
 
 
 def _failure(artifact: Artifact) -> str:
-    return f"{artifact.name} failed parity ({artifact.parity.reason})"
+    reason = artifact.failure.reason if artifact.failure else "passed"
+    return f"{artifact.name} failed parity ({reason})"
 
 
 def _problems(error: ValidationError) -> str:

@@ -8,6 +8,7 @@ LavitError                     base; its message is a sentence for the user
 ├── BundleError                a bundle or manifest that cannot be used             exit 2
 │   └── ParityError            an artifact whose recorded or measured parity failed exit 1
 ├── ExportError                a graph that could not be built or checked           exit 1
+├── ProfileError               a count or a timing that cannot be trusted           exit 1
 ├── MissingDependencyError     an optional package is not installed                 exit 3
 ├── InferenceError             a runtime failed on a valid input                    exit 1, HTTP 500
 └── ImageError                 a picture that cannot be used                        exit 2, HTTP 400
@@ -63,6 +64,10 @@ class ParityError(BundleError):
 
 class ExportError(LavitError):
     """An artifact could not be built, or failed a structural check."""
+
+
+class ProfileError(LavitError):
+    """A count or a timing that cannot be trusted."""
 
 
 class MissingDependencyError(LavitError):

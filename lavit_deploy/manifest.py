@@ -127,6 +127,8 @@ class Artifact(_Record):
         plugin_sha256: hash of that library.
         build_seconds: time its build took.
         parity: comparison with the float32 model.
+        rounded_parity: for half precision checked on a CPU, whose kernels keep float32 between
+            operators: the same comparison with every result rounded, as a GPU does.
         timings: measured latencies.
     """
 
@@ -148,7 +150,19 @@ class Artifact(_Record):
     plugin_sha256: Sha256 | None = None
     build_seconds: float
     parity: Parity
+    rounded_parity: Parity | None = None
     timings: tuple[Timing, ...] = ()
+
+    @property
+    def failure(self) -> Parity | None:
+        """The first comparison that did not hold, None if all did."""
+        parities = (self.parity, self.rounded_parity)
+        return next((item for item in parities if item is not None and not item.passed), None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison held."""
+        return self.failure is None
 
     @property
     def best_rate(self) -> float:

@@ -73,11 +73,21 @@ class Preprocess(BaseModel):
         Returns:
             uint8 [H, W, 3] of size `crop`. A picture that is smaller than the crop after the
             resize (its shape differs from the crop's) is padded with black on all sides.
+
+        Raises:
+            ImageTooLargeError: the picture is so narrow that its resized form, before the crop,
+                would have more than `MAX_PIXELS` pixels.
         """
         width, height = image.size
         scale = self.resize / min(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         crop_height, crop_width = self.crop
+        if size[0] * size[1] > MAX_PIXELS:  # 1 x 20000 at 256 would take 4 GB
+            raise ImageTooLargeError(
+                f"a picture of {width} x {height} pixels is too narrow: with its shorter side at "
+                f"{self.resize} it would have {size[0] * size[1]:,} pixels; "
+                f"the limit is {MAX_PIXELS:,}"
+            )
         if image.size != size:
             image = image.resize(size, _RESAMPLING[self.interpolation])
         left, top = round((size[0] - crop_width) / 2), round((size[1] - crop_height) / 2)

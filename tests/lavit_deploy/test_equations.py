@@ -41,7 +41,7 @@ def random_model(config):
     with torch.no_grad():
         for value in (*model.parameters(), *model.buffers()):
             if value.dtype == torch.float64:
-                value += 0.3 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+                value.add_(torch.randn(value.shape, generator=generator), alpha=0.3)
         for name, buffer in model.named_buffers():
             if name.endswith("running_var"):
                 buffer.abs_().add_(0.1)

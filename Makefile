@@ -1,0 +1,63 @@
+# `make demo` and `make test` need nothing but Python 3.11 to 3.13 and make: each sets itself up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint format serve profile clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     export the shipped checkpoint, serve it, classify pictures over HTTP"
+	@echo "make test     run the whole test suite"
+	@echo "make lint     formatting, lint, types, import contracts, Dockerfile"
+	@echo "make format   rewrite the code in the project's format"
+	@echo "make serve    serve the shipped checkpoint on http://127.0.0.1:8000/"
+	@echo "make profile  parameters, FLOPs and speed of LaViT-S, PVT-Small and Swin-T here"
+	@echo "make clean    remove the environment and everything that was built"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing what the demo needs (a minute, once) ..."
+	$(PIP) --editable ".[serve,export]"
+	@touch $@
+
+$(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing everything that the tests need (two minutes, once) ..."
+	$(PIP) --editable ".[serve,export,profile,train,dev]"
+	@touch $@ $(VENV)/run.stamp
+
+$(VENV)/profile.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable ".[serve,profile]"
+	@touch $@
+
+demo: $(VENV)/run.stamp
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+digits.bundle: $(VENV)/run.stamp examples/lavit_digits.pth
+	$(BIN)/lavit-export --ckpt examples/lavit_digits.pth --out $@ --force
+
+serve: digits.bundle
+	$(BIN)/lavit-serve digits.bundle
+
+profile: $(VENV)/profile.stamp
+	$(BIN)/lavit-profile lavit_s pvt_small swin_tiny --batch 1 8
+
+clean:
+	rm -rf $(VENV) digits.bundle demo-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,113 @@
+"""The main job on real input: export the shipped checkpoint, serve it, classify pictures over HTTP.
+
+Run by `make demo`. Uses nothing of the project but its two commands, as a user would.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CHECKPOINT = HERE / "lavit_digits.pth"
+PICTURES = HERE / "images"
+OUT = HERE.parent / "demo-out"
+BIN = Path(sys.executable).parent
+START_SECONDS = 60
+
+
+def main() -> int:
+    """Export, serve, classify; 0 if every picture was answered and most were right."""
+    bundle = OUT / "digits.bundle"
+    command = [BIN / "lavit-export", "--ckpt", CHECKPOINT, "--fp16", "--out", bundle, "--force"]
+    show(command)
+    subprocess.run(command, check=True)
+
+    port = free_port()
+    command = [BIN / "lavit-serve", bundle, "--port", str(port)]
+    show(command)
+    with (OUT / "serve.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_until_ready(server, port)
+            right, total = classify_all(port)
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+    print(f"\n{right} of {total} right; the server stopped with exit code {server.returncode}")
+    print("now try:  make serve   and open  http://127.0.0.1:8000/  in a browser")
+    return 0 if right >= 0.9 * total and server.returncode == 0 else 1
+
+
+def show(command: Sequence[str | Path]) -> None:
+    """Print a command as a user would type it from the project's folder."""
+    line = " ".join(map(str, command))
+    print("\n$", line.replace(f"{BIN}/", "").replace(f"{HERE.parent}/", ""), flush=True)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    """Ask /readyz until it says yes.
+
+    Raises:
+        SystemExit: the server ended or did not become ready; shows what it printed.
+    """
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            if request(port, "GET", "/readyz")[0] == http.client.OK:
+                return
+        except ConnectionError:
+            pass  # not listening yet
+        time.sleep(0.1)
+    raise SystemExit("the server did not become ready:\n" + (OUT / "serve.log").read_text())
+
+
+def request(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """One HTTP request to the service: status and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        headers = {"Content-Type": "application/octet-stream"} if body else {}
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def classify_all(port: int) -> tuple[int, int]:
+    """POST every picture to /classify; its name begins with its class."""
+    right = total = 0
+    print()
+    for picture in sorted(PICTURES.glob("*.png")):
+        status, body = request(port, "POST", "/classify?top_k=3", picture.read_bytes())
+        answer = json.loads(body)
+        if status != http.client.OK:
+            raise SystemExit(f"{picture.name}: {status} {answer.get('detail')}")
+        (result,) = answer["results"]
+        best = result["predictions"][0]
+        correct = best["label"] == picture.stem.partition("_")[0]
+        bar = "#" * round(20 * best["probability"])
+        took = result["timing"]["decode_ms"] + result["timing"]["infer_ms"]
+        print(
+            f"  {picture.name:<14} -> {best['label']}  {best['probability']:7.2%} {bar:<20} "
+            f"{took:5.1f} ms  {'right' if correct else 'WRONG'}"
+        )
+        right, total = right + correct, total + 1
+    return right, total
+
+
+if __name__ == "__main__":
+    sys.exit(main())

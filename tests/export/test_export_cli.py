@@ -1,0 +1,232 @@
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from export.cli import main, make_parser, read_classes
+from export.parity import compare, reference_logits
+from export.pictures import folder_pictures, sample_pictures
+from lavit_deploy.bundle import Bundle
+from lavit_deploy.checkpoint import save_checkpoint
+from lavit_deploy.errors import ParityError, UsageError
+from lavit_deploy.model import LaViT
+from lavit_deploy.runtimes.opening import open_artifact
+
+
+def test_the_bundle_holds_what_the_manifest_says(tiny_bundle):
+    manifest = tiny_bundle.manifest
+    assert [item.name for item in manifest.artifacts] == ["onnx-fp32", "onnx-fp16"]
+    assert {item.name for item in tiny_bundle.path.iterdir()} == {
+        "manifest.json",
+        *(item.file for item in manifest.artifacts),
+    }
+    for item in manifest.artifacts:
+        file = tiny_bundle.verified_file(item)
+        assert file.stat().st_size == item.size_bytes
+        assert item.precision_found == item.precision_requested
+        assert item.parity.passed
+        assert item.parity.images == 64
+        assert [timing.batch for timing in item.timings] == [1, 4]
+        assert all(timing.median_ms > 0 for timing in item.timings)
+    assert manifest.classes == ("ant", "bee", "cat", "dog", "eel")
+
+
+def test_half_precision_is_about_half_the_weights(tiny_checkpoint, tiny_bundle):
+    sizes = {}
+    for item in tiny_bundle.manifest.artifacts:
+        import onnx
+
+        graph = onnx.load(tiny_bundle.verified_file(item)).graph
+        sizes[item.name] = sum(len(i.raw_data) for i in graph.initializer)
+    assert sizes["onnx-fp16"] < 0.75 * sizes["onnx-fp32"]
+
+
+def test_every_artifact_predicts_what_the_checkpoint_predicts(
+    tiny_bundle, tiny_model, tiny_preprocess, pictures
+):
+    reference = reference_logits(tiny_model, pictures, tiny_preprocess)
+    for item in tiny_bundle.manifest.artifacts:
+        with open_artifact(tiny_bundle, item) as runtime:
+            found = np.concatenate([runtime.infer(pictures[i : i + 5]) for i in range(0, 12, 5)])
+        assert compare(found, reference, item.precision_requested, source="test").passed
+
+
+def test_an_existing_bundle_is_kept_unless_forced(tiny_checkpoint_file, tmp_path):
+    out = tmp_path / "b"
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(out)]
+    assert main(arguments) == 0
+    created = Bundle.open(out).manifest.created
+    with pytest.raises(UsageError, match="--force replaces it"):
+        main(arguments)
+    assert Bundle.open(out).manifest.created == created
+    assert main([*arguments, "--force", "--name", "second"]) == 0
+    assert Bundle.open(out).manifest.name == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(tiny_checkpoint_file, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="is not a bundle"):
+        main(["--ckpt", str(tiny_checkpoint_file), "--out", str(tmp_path), "--force"])
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.fixture(scope="module")
+def overflowing(tiny_checkpoint, tmp_path_factory):
+    """A checkpoint that float16 cannot hold: one layer's features exceed 65504."""
+    model = LaViT(tiny_checkpoint.config)
+    model.load_state_dict(tiny_checkpoint.state_dict)
+    with torch.no_grad():
+        model.stages[2].blocks[1].mlp.fc1.weight.mul_(1e6)
+        model.stages[2].blocks[1].mlp.fc2.weight.mul_(1e-6)
+    path = tmp_path_factory.mktemp("overflow") / "overflow.pth"
+    save_checkpoint(
+        path, model, preprocess=tiny_checkpoint.preprocess, classes=tiny_checkpoint.classes
+    )
+    return path
+
+
+def test_failed_parity_ends_in_1_keeps_the_artifact_and_names_the_layer(
+    overflowing, tmp_path, capsys
+):
+    out = tmp_path / "b"
+    assert main(["--ckpt", str(overflowing), "--fp16", "--out", str(out)]) == 1
+    bundle = Bundle.open(out)
+    fp32, fp16 = bundle.manifest.artifacts
+    assert fp32.parity.passed
+    assert not fp16.parity.passed
+    assert "not finite" in fp16.parity.reason
+    assert fp16.parity.first_departure.startswith("stages.2.blocks.1 ")
+    assert (out / fp16.file).is_file()
+    assert bundle.servable() == fp32
+    with pytest.raises(ParityError, match="failed parity"):
+        bundle.servable("onnx-fp16")
+    assert "stages.2.blocks.1" in " ".join(capsys.readouterr().out.split())
+
+
+def test_bf16_says_that_it_was_not_run_as_it_is(tiny_checkpoint_file, tmp_path):
+    out = tmp_path / "b"
+    assert (
+        main(["--ckpt", str(tiny_checkpoint_file), "--bf16", "--out", str(out), "--device", "cpu"])
+        == 0
+    )
+    bundle = Bundle.open(out)
+    bf16 = bundle.artifact("onnx-bf16")
+    assert bf16.devices == ("cuda",)
+    assert bf16.timings == ()
+    assert "rounded to bf16" in bf16.parity.method
+    assert bf16.precision_found == "bf16"
+    assert bundle.servable().name == "onnx-fp32"
+
+
+def test_class_names_are_read_from_text_and_json(tmp_path):
+    text, table = tmp_path / "c.txt", tmp_path / "c.json"
+    text.write_text("tabby cat\negyptian cat\n\n")
+    table.write_text(json.dumps(["tabby cat", "egyptian cat"]))
+    assert read_classes(text, 2) == read_classes(table, 2) == ("tabby cat", "egyptian cat")
+    with pytest.raises(UsageError, match="has 2 names, the model has 3 classes"):
+        read_classes(text, 3)
+    table.write_text('{"a": 1}')
+    with pytest.raises(UsageError, match="JSON list"):
+        read_classes(table, 2)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_classes(tmp_path / "absent.txt", 2)
+
+
+def test_parity_pictures_come_from_a_folder_and_unreadable_ones_are_listed(
+    tiny_preprocess, tmp_path
+):
+    for index in range(3):
+        Image.effect_noise((40, 50), 80).convert("RGB").save(tmp_path / f"{index}.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    found = folder_pictures(tmp_path, tiny_preprocess)
+    assert found.images.shape == (3, 32, 32, 3)
+    assert [line.split(":")[0] for line in found.skipped] == ["notes.txt"]
+
+
+def test_a_folder_without_pictures_is_an_error(tiny_preprocess, tmp_path):
+    with pytest.raises(UsageError, match="no readable picture"):
+        folder_pictures(tmp_path, tiny_preprocess)
+    with pytest.raises(UsageError, match="no folder"):
+        folder_pictures(tmp_path / "absent", tiny_preprocess)
+
+
+def test_the_sample_pictures_are_real_and_all_different(tiny_preprocess):
+    images = sample_pictures(tiny_preprocess).images
+    assert images.shape == (64, 32, 32, 3)
+    assert len(np.unique(images.reshape(64, -1), axis=0)) == 64
+    assert images.std(axis=(1, 2, 3)).min() > 5
+
+
+@pytest.mark.parametrize("batch", [("0", "1", "2"), ("2", "1", "4"), ("1", "8", "4")])
+def test_an_impossible_batch_range_is_refused(tiny_checkpoint_file, tmp_path, batch):
+    with pytest.raises(UsageError, match="MIN <= OPT <= MAX"):
+        main(["--ckpt", str(tiny_checkpoint_file), "--out", str(tmp_path / "b"), "--batch", *batch])
+
+
+def test_cuda_without_a_gpu_is_refused_with_the_reason(tiny_checkpoint_file, tmp_path):
+    import shutil
+
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has an NVIDIA driver")
+    with pytest.raises(UsageError, match="--device cuda: "):
+        main(
+            ["--ckpt", str(tiny_checkpoint_file), "--out", str(tmp_path / "b"), "--device", "cuda"]
+        )
+
+
+OPTIONS = {
+    "--arch",
+    "--batch",
+    "--bf16",
+    "--ckpt",
+    "--classes",
+    "--device",
+    "--force",
+    "--fp16",
+    "--help",
+    "--name",
+    "--out",
+    "--parity-images",
+    "--target",
+    "--use-ema",
+    "--version",
+}
+
+
+def test_the_options_are_these():
+    """A new option is a promise to users: this list changes only on purpose."""
+    found = {
+        s for action in make_parser()._actions for s in action.option_strings if s.startswith("--")
+    }
+    assert found == OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--ckpt", "absent.pth"], 2, "error: no checkpoint at absent.pth"),
+        (["--ckpt", "text.pth"], 2, "error: text.pth is damaged or not a PyTorch checkpoint"),
+        (["--ckpt", "x.pth", "--fp17"], 2, "unrecognized arguments: --fp17"),
+        ([], 2, "required: --ckpt"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_no_traceback(tmp_path, arguments, code, message):
+    (tmp_path / "text.pth").write_text("hello")
+    program = "import sys; sys.argv[0] = 'lavit-export'; from export.cli import entry; entry()"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == code
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert io.StringIO(ran.stdout).read() == ""
