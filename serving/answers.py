@@ -1,0 +1,88 @@
+"""What `/classify` and the health checks answer with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.problem import PictureProblem
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class ModelId(_Answer):
+    """Which model answered."""
+
+    name: str = Field(description="The model's name in its bundle.")
+    artifact: str = Field(description="The artifact that ran.", examples=["onnx-fp32"])
+    checkpoint: str = Field(
+        description="First 12 hexadecimal digits of the checkpoint's SHA-256.",
+        pattern="^[0-9a-f]{12}$",
+    )
+
+
+class Prediction(_Answer):
+    """One class and how likely it is."""
+
+    label: str = Field(description="The class's name.")
+    index: int = Field(description="Its position in the model's output, from 0.", ge=0)
+    probability: float = Field(description="Softmax over all classes.", ge=0, le=1)
+
+
+class PictureTiming(_Answer):
+    """Where a picture's time went, milliseconds."""
+
+    decode_ms: float = Field(description="Decoding, resizing and cropping.", ge=0)
+    queue_ms: float = Field(description="Waiting for a decoder and for the runtime.", ge=0)
+    infer_ms: float = Field(description="Its batch in the runtime.", ge=0)
+    batch: int = Field(description="Pictures in that batch.", ge=1)
+
+    @property
+    def total_ms(self) -> float:
+        return self.decode_ms + self.queue_ms + self.infer_ms
+
+
+class ClassifiedPicture(_Answer):
+    """A picture that was classified."""
+
+    status: Literal["ok"] = "ok"
+    index: int = Field(description="Its position in the request, from 0.", ge=0)
+    name: str | None = Field(description="Its file name as sent.")
+    predictions: tuple[Prediction, ...] = Field(description="Most likely first.")
+    timing: PictureTiming
+
+
+class FailedPicture(_Answer):
+    """A picture that was not classified."""
+
+    status: Literal["error"] = "error"
+    index: int = Field(description="Its position in the request, from 0.", ge=0)
+    name: str | None = Field(description="Its file name as sent.")
+    error: PictureProblem
+
+
+class RequestTiming(_Answer):
+    """Where a request's time went, milliseconds."""
+
+    read_ms: float = Field(description="Until the whole body had arrived.", ge=0)
+    total_ms: float = Field(description="Until the answer was ready, `read_ms` included.", ge=0)
+
+
+class Classification(_Answer):
+    """The answer to `POST /classify`."""
+
+    request_id: str = Field(description="Also in the X-Request-ID header and in the log.")
+    model: ModelId
+    results: tuple[
+        Annotated[ClassifiedPicture | FailedPicture, Field(discriminator="status")], ...
+    ] = Field(description="One for each picture, in the order they were sent.")
+    timing: RequestTiming
+
+
+class Health(_Answer):
+    """The answer of the health checks when all is well."""
+
+    status: Literal["ok"] = "ok"

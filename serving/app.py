@@ -1,0 +1,106 @@
+"""The web application: routes, error answers and the model's life around one server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lavit_deploy import __version__
+from lavit_deploy.errors import LavitError
+from serving.classifier import Classifier
+from serving.docs import add_docs
+from serving.metrics import Metrics
+from serving.observing import Observer
+from serving.problem import PictureProblem, error_response, problem_response, status_response
+from serving.routes import PAGE, classify_routes, operator_routes, page_routes
+from serving.settings import Settings
+from serving.uploads import UploadBudget, UploadLimits, UploadReader
+
+_DESCRIPTION = (
+    "Classifies pictures with an exported LaViT. Every error is a problem (RFC 9457) of media "
+    "type application/problem+json; every answer carries an X-Request-ID."
+)
+
+
+def create_app(classifier: Classifier, settings: Settings, metrics: Metrics) -> FastAPI:
+    """The ASGI application over one model, which it starts and closes with its lifespan.
+
+    Args:
+        classifier: the model, not yet started.
+        settings: limits.
+        metrics: what `/metrics` shows.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        classifier.start()
+        yield
+        await classifier.close(settings.drain_seconds)
+
+    app = FastAPI(
+        title="LaViT",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(Observer, metrics=metrics)
+    uploads = UploadReader(
+        UploadLimits(
+            max_bytes=settings.max_bytes,
+            max_files=settings.max_files,
+            seconds=settings.upload_seconds,
+        ),
+        UploadBudget(settings.max_pending_bytes),
+    )
+    app.include_router(classify_routes(classifier, uploads, top_k=settings.top_k))
+    app.include_router(operator_routes(classifier, metrics))
+    app.include_router(page_routes())
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    add_docs(app)
+    _explain_errors(app)
+    return app
+
+
+def _explain_errors(app: FastAPI) -> None:
+    """Answer every error as a problem."""
+
+    @app.exception_handler(LavitError)
+    async def of_ours(request: Request, error: LavitError) -> Response:
+        return error_response(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def of_validation(request: Request, error: RequestValidationError) -> Response:
+        details = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'][1:])}: {problem['msg']}, "
+            f"given {str(problem['input'])[:60]!r}"
+            for problem in error.errors()
+        )
+        problem = PictureProblem(
+            type="urn:lavit:problem:invalid-parameter",
+            title="Invalid parameter",
+            status=422,
+            detail=details,
+        )
+        return problem_response(request, problem, reason="invalid-parameter")
+
+    @app.exception_handler(HTTPException)
+    async def of_status(request: Request, error: HTTPException) -> Response:
+        details = {
+            404: f"there is nothing at {request.url.path[:200]}; see /docs",
+            405: f"{request.method} is not a method of {request.url.path[:200]}; see /docs",
+        }
+        return status_response(
+            request,
+            error.status_code,
+            details.get(error.status_code, error.detail),
+            dict(error.headers or {}),
+        )

@@ -1,0 +1,228 @@
+"""One model behind the service: pictures in, classes out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lavit_deploy.environment import available_cores
+from lavit_deploy.errors import InferenceError, LavitError, UsageError
+from lavit_deploy.manifest import Artifact, Manifest
+from lavit_deploy.runtimes.base import Runtime
+from serving.answers import ClassifiedPicture, FailedPicture, ModelId, PictureTiming, Prediction
+from serving.batching import Batcher, BatchLimits, Inferred, Places
+from serving.decoding import Decoded, Decoders
+from serving.errors import NotReadyError, UnexpectedError
+from serving.metrics import Metrics
+from serving.problem import kind_of, picture_problem
+from serving.settings import Settings
+from serving.uploads import Upload
+
+_log = logging.getLogger("serving.classifier")
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened artifact and what its bundle says about it.
+
+    Attributes:
+        manifest: the bundle's manifest.
+        artifact: the artifact that was opened.
+        runtime: the artifact, opened.
+    """
+
+    manifest: Manifest
+    artifact: Artifact
+    runtime: Runtime
+
+    @property
+    def id(self) -> ModelId:
+        """What answers name it by."""
+        return ModelId(
+            name=self.manifest.name,
+            artifact=self.artifact.name,
+            checkpoint=self.manifest.checkpoint.sha256[:12],
+        )
+
+
+class Classifier:
+    """Decodes, batches and classifies pictures with one model.
+
+    Args:
+        model: the model; the classifier closes its runtime.
+        settings: limits and sizes.
+        metrics: where times and errors are counted.
+
+    Attributes:
+        drained: after `close`, whether everything accepted was finished.
+
+    Raises:
+        UsageError: a batch size that the artifact does not take.
+    """
+
+    def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
+        self.model = model
+        self.classes = model.manifest.classes
+        self.max_batch = _batch_size(model, settings.max_batch)
+        self._metrics = metrics
+        self._batcher = Batcher(
+            model.runtime,
+            BatchLimits(
+                min_batch=model.artifact.batch.minimum,
+                max_batch=self.max_batch,
+                max_wait=settings.max_wait_ms / 1e3,
+                capacity=settings.queue,
+            ),
+            on_batch=metrics.batch,
+        )
+        self.decoders = settings.decoders or available_cores()
+        self._decoders = Decoders(
+            model.manifest.preprocess, threads=self.decoders, max_pixels=settings.max_pixels
+        )
+        self._warm_up: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.drained = True
+        metrics.watch(
+            depth=lambda: self._batcher.depth,
+            pending=lambda: self._batcher.taken,
+            ready=lambda: self.unready_reason is None,
+        )
+        metrics.describe_model(model.id.model_dump())
+
+    @property
+    def unready_reason(self) -> str | None:
+        """Why no traffic should be sent here; None while the model is ready."""
+        if self._stopping:
+            return "the service is stopping"
+        if self._warm_up is None or not self._warm_up.done():
+            return "the model is warming up"
+        if self._warm_up.cancelled() or self._warm_up.exception() is not None:
+            return "the model failed its warm-up"
+        return self._batcher.fault
+
+    def start(self) -> None:
+        """Warm the model up, then take pictures; returns at once."""
+        self._warm_up = asyncio.create_task(self._make_ready(), name="warm-up")
+
+    async def _make_ready(self) -> None:
+        await self._batcher.warm_up()
+        self._batcher.start()
+
+    async def until_ready(self) -> None:
+        """Wait for the warm-up.
+
+        Raises:
+            InferenceError: the model fails on black pictures.
+        """
+        if self._warm_up is None:
+            raise RuntimeError("start() comes first")
+        await asyncio.shield(self._warm_up)
+
+    def stop_soon(self) -> None:
+        """Report not ready from now on; pictures are still taken until `close`."""
+        self._stopping = True
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - spans several awaits
+        """Finish what was accepted, within `timeout` seconds, and free the model."""
+        self._stopping = True
+        if self._warm_up is not None:
+            self._warm_up.cancel()
+            await asyncio.gather(self._warm_up, return_exceptions=True)
+        self.drained = await self._batcher.close(timeout)
+        self._decoders.close()
+        self.model.runtime.close()
+
+    async def classify(
+        self, pictures: tuple[Upload, ...], top_k: int
+    ) -> list[ClassifiedPicture | FailedPicture]:
+        """Classify some pictures together.
+
+        Args:
+            pictures: at least one.
+            top_k: classes to answer with, 1..K.
+
+        Returns:
+            One result for each picture, in order; a failed one does not hold the others up.
+
+        Raises:
+            NotReadyError: warming up or stopping.
+            OverloadedError: no room for that many pictures.
+        """
+        if self._warm_up is None or not self._warm_up.done():
+            raise NotReadyError("the model is warming up")
+        with self._batcher.places(len(pictures)) as places:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._classify(index, picture, top_k, places))
+                    for index, picture in enumerate(pictures)
+                ]
+        return [task.result() for task in tasks]
+
+    async def _classify(
+        self, index: int, picture: Upload, top_k: int, places: Places
+    ) -> ClassifiedPicture | FailedPicture:
+        try:
+            decoded = await self._decode(picture, places)
+            inferred = await places.infer(decoded.pixels)
+            predictions = self._predictions(inferred.logits, top_k)
+        except LavitError as error:
+            return self._failed(index, picture, error)
+        except Exception:  # noqa: BLE001 - costs this picture, not the others
+            _log.exception("unexpected while classifying picture %d", index)
+            unexpected = UnexpectedError("the service failed on this picture; the log says why")
+            return self._failed(index, picture, unexpected)
+        timing = self._timing(decoded, inferred)
+        return ClassifiedPicture(
+            index=index, name=picture.name, predictions=predictions, timing=timing
+        )
+
+    async def _decode(self, picture: Upload, places: Places) -> Decoded:
+        try:
+            return await self._decoders.decode(picture.data)
+        except Exception:
+            places.give_up()
+            raise
+
+    def _failed(self, index: int, picture: Upload, error: LavitError) -> FailedPicture:
+        self._metrics.error(kind_of(error))
+        return FailedPicture(index=index, name=picture.name, error=picture_problem(error))
+
+    def _predictions(self, logits: npt.NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
+        """The most likely classes, equal ones in the model's order."""
+        if logits.shape != (len(self.classes),) or not np.isfinite(logits).all():
+            raise InferenceError("the model gave no usable numbers for this picture")
+        exponentials = np.exp(logits.astype(np.float64) - np.float64(logits.max()))
+        probabilities = exponentials / exponentials.sum()
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        return tuple(
+            Prediction(
+                label=self.classes[index], index=int(index), probability=float(probabilities[index])
+            )
+            for index in best
+        )
+
+    def _timing(self, decoded: Decoded, inferred: Inferred) -> PictureTiming:
+        queue_seconds = decoded.wait_seconds + inferred.queue_seconds
+        self._metrics.picture(decode_seconds=decoded.decode_seconds, queue_seconds=queue_seconds)
+        return PictureTiming(
+            decode_ms=round(decoded.decode_seconds * 1e3, 3),
+            queue_ms=round(queue_seconds * 1e3, 3),
+            infer_ms=round(inferred.infer_seconds * 1e3, 3),
+            batch=inferred.batch,
+        )
+
+
+def _batch_size(model: Model, asked: int | None) -> int:
+    """Largest batch to run: what was asked for, or what the artifact was optimised for."""
+    batch = model.artifact.batch
+    size = batch.optimum if asked is None else asked
+    if not batch.minimum <= size <= batch.maximum:
+        raise UsageError(
+            f"--max-batch must be {batch.minimum}..{batch.maximum} for {model.artifact.name}, "
+            f"given {size}"
+        )
+    return size

@@ -1,0 +1,123 @@
+"""`lavit-serve`: a bundle over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+from lavit_deploy import cli
+from lavit_deploy.errors import MissingDependencyError
+from lavit_deploy.manifest import Device
+from serving.settings import LogFormat, Settings
+
+_NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
+
+_EXAMPLES = """\
+  lavit-serve lavit_s.bundle
+  lavit-serve lavit_s.bundle --host 0.0.0.0 --port 80 --log-format json
+  curl -F file=@cat.jpg http://127.0.0.1:8000/classify
+  curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/classify?top_k=3
+
+SIGTERM and Ctrl-C finish what was accepted, then exit.
+exit codes: 0 stopped, 1 parity or warm-up failed or requests were abandoned, 2 wrong option,
+bundle or address, 3 a package is missing"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of `lavit-serve`."""
+    default = Settings(bundle=Path())
+    parser = cli.parser("lavit-serve", "Serve a bundle's model over HTTP.", _EXAMPLES)
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder by lavit-export")
+
+    where = parser.add_argument_group("address")
+    where.add_argument("--host", default=default.host, help="address to listen on")
+    where.add_argument("--port", type=int, default=default.port, help="TCP port; 0: any free one")
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--artifact",
+        default=default.artifact,
+        metavar="NAME",
+        help="artifact to serve; auto: the fastest that passed parity",
+    )
+    model.add_argument("--device", choices=get_args(Device), default=default.device)
+    model.add_argument("--threads", type=int, help="threads of the runtime (default: the cores)")
+    model.add_argument("--decoders", type=int, help="decoding threads (default: the cores)")
+
+    batching = parser.add_argument_group("batching")
+    batching.add_argument(
+        "--max-batch", type=int, help="most pictures at once (default: the artifact's optimum)"
+    )
+    batching.add_argument(
+        "--max-wait-ms",
+        type=float,
+        default=default.max_wait_ms,
+        help="longest wait of a picture for others that are being decoded",
+    )
+    batching.add_argument(
+        "--queue",
+        type=int,
+        default=default.queue,
+        help="most pictures accepted and not yet answered; more get 503",
+    )
+    batching.add_argument(
+        "--top-k", type=int, default=default.top_k, help="classes in an answer, unless asked"
+    )
+
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--max-bytes", type=int, default=default.max_bytes, help="bytes of a request's body"
+    )
+    limits.add_argument(
+        "--max-pending-bytes",
+        type=int,
+        default=default.max_pending_bytes,
+        help="bytes of all bodies in memory",
+    )
+    limits.add_argument(
+        "--max-pixels", type=int, default=default.max_pixels, help="width x height of a picture"
+    )
+    limits.add_argument(
+        "--max-files", type=int, default=default.max_files, help="pictures in a request"
+    )
+    limits.add_argument(
+        "--upload-seconds",
+        type=float,
+        default=default.upload_seconds,
+        help="time a body may take to arrive",
+    )
+    limits.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=default.drain_seconds,
+        help="time to finish accepted requests after SIGTERM",
+    )
+
+    logs = parser.add_argument_group("logs")
+    logs.add_argument("--log-format", choices=get_args(LogFormat), default=default.log_format)
+    return parser
+
+
+def main(arguments: Sequence[str] | None) -> int:
+    """Serve until a signal; see `serving.server.serve`.
+
+    Raises:
+        LavitError: the server could not start.
+    """
+    settings = Settings(**vars(make_parser().parse_args(arguments)))
+    for package in _NEEDED:
+        if find_spec(package) is None:
+            raise MissingDependencyError(package, extra="serve", purpose="serve over HTTP")
+    from serving import logs, server
+
+    logs.configure(settings.log_format)
+    return server.serve(settings)
+
+
+def entry() -> None:
+    """Console script."""
+    sys.exit(cli.run(main))

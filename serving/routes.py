@@ -1,0 +1,256 @@
+"""The routes: what clients, operators and people call."""
+
+# No `from __future__ import annotations` here: FastAPI reads the limits inside the annotations,
+# and they come from the model.
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from lavit_deploy.preprocess import FORMATS
+from serving.answers import (
+    Classification,
+    ClassifiedPicture,
+    FailedPicture,
+    Health,
+    RequestTiming,
+)
+from serving.classifier import Classifier
+from serving.errors import ClientGoneError, NotReadyError
+from serving.metrics import Metrics
+from serving.problem import (
+    MEDIA_TYPE,
+    PictureProblem,
+    RefusedPicture,
+    error_response,
+    problem_response,
+)
+from serving.uploads import MULTIPART, RAW, UploadReader
+
+T = TypeVar("T")
+
+PAGE = Path(__file__).parent / "page"
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_REFUSALS = {
+    400: "The request has no picture, or its form breaks the format.",
+    408: "The body did not arrive in time.",
+    413: "Too many bytes, pixels or pictures.",
+    415: "A content type that is not taken, or bytes that are no picture.",
+    422: "`top_k` out of range, or a picture that is truncated or damaged.",
+    500: "The model failed.",
+    503: "Every place is taken, or the model is not ready; see Retry-After.",
+}
+
+
+def classify_routes(classifier: Classifier, uploads: UploadReader, *, top_k: int) -> APIRouter:
+    """`POST /classify`.
+
+    Args:
+        classifier: the model that answers.
+        uploads: reads the bodies.
+        top_k: classes in an answer that does not ask for a number.
+    """
+    router = APIRouter(tags=["classify"])
+    classes = len(classifier.classes)
+    default_top_k = min(top_k, classes)
+
+    @router.post(
+        "/classify",
+        summary="Classify one or several pictures",
+        response_model=Classification,
+        responses={status: _problem(text) for status, text in _REFUSALS.items()},
+        openapi_extra={"requestBody": _request_body()},
+    )
+    async def classify(
+        request: Request,
+        top_k: Annotated[
+            int, Query(ge=1, le=classes, description="How many classes to answer with.")
+        ] = default_top_k,
+    ) -> Response:
+        """Send files as a multipart form, or one picture as the body itself.
+
+        Several pictures are answered one by one, in order: the answer is 200 if at least one was
+        classified, and the others carry their problem. If none was, the answer is a problem with
+        the status they have in common, or 422.
+        """
+        started = time.perf_counter()
+        async with uploads.read(request) as received:
+            read = time.perf_counter()
+            request.state.pictures = len(received.pictures)
+            results = await _unless_gone(request, classifier.classify(received.pictures, top_k))
+        if not any(isinstance(result, ClassifiedPicture) for result in results):
+            return _refusal(request, [item for item in results if isinstance(item, FailedPicture)])
+        answer = Classification(
+            request_id=request.state.request_id,
+            model=classifier.model.id,
+            results=tuple(results),
+            timing=RequestTiming(
+                read_ms=_milliseconds(started, read),
+                total_ms=_milliseconds(started, time.perf_counter()),
+            ),
+        )
+        return Response(
+            answer.model_dump_json(),
+            media_type="application/json",
+            headers={"Server-Timing": _server_timing(answer)},
+        )
+
+    return router
+
+
+def operator_routes(classifier: Classifier, metrics: Metrics) -> APIRouter:
+    """`/healthz`, `/readyz` and `/metrics`."""
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/healthz", summary="Is the process alive?")
+    async def healthz() -> Health:
+        """Answers as long as the event loop runs."""
+        return Health()
+
+    @router.get(
+        "/readyz",
+        summary="Should traffic be sent here?",
+        response_model=Health,
+        responses={503: _problem("Warming up, stopping or broken; the detail says which.")},
+    )
+    async def readyz(request: Request) -> Response:
+        """Ready once the model has answered a warm-up, until the service begins to stop."""
+        reason = classifier.unready_reason
+        if reason is not None:
+            return error_response(request, NotReadyError(reason))
+        return Response(Health().model_dump_json(), media_type="application/json")
+
+    @router.get(
+        "/metrics",
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def show_metrics(request: Request) -> Response:
+        """Requests, errors, queues, batches and times, in Prometheus' text format."""
+        content, media_type = metrics.exposition(request.headers.get("accept", ""))
+        return Response(content, media_type=media_type)
+
+    return router
+
+
+def page_routes() -> APIRouter:
+    """`/`: the page for people."""
+    router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    async def index() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    return router
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, and cancel it when the client closes the connection.
+
+    Raises:
+        ClientGoneError: the client left first.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError("the client left before the answer was ready")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        for task in (working, leaving):
+            with suppress(BaseException):  # already raised above, or cancelled here
+                await task
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client has closed the connection; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _refusal(request: Request, failed: list[FailedPicture]) -> Response:
+    """The answer to a request of which no picture could be classified."""
+    if len(failed) == 1:
+        problem = failed[0].error
+        errors: tuple[RefusedPicture, ...] = ()
+    else:
+        statuses = {picture.error.status for picture in failed}
+        common = statuses.pop() if len(statuses) == 1 else 500 if max(statuses) >= 500 else 422
+        problem = PictureProblem(
+            type="urn:lavit:problem:no-picture-classified",
+            title="No picture classified",
+            status=common,
+            detail=f"none of the {len(failed)} pictures could be classified; see errors",
+        )
+        errors = tuple(
+            RefusedPicture(index=item.index, name=item.name, **item.error.model_dump())
+            for item in failed
+        )
+    # Each picture's own reason was counted where it failed.
+    return problem_response(request, problem, reason=None, errors=errors)
+
+
+def _server_timing(answer: Classification) -> str:
+    """Server-Timing of a request: its stages are those of the picture that took longest."""
+    slowest = max(
+        (item.timing for item in answer.results if isinstance(item, ClassifiedPicture)),
+        key=lambda timing: timing.total_ms,
+    )
+    stages = {
+        "read": answer.timing.read_ms,
+        "decode": slowest.decode_ms,
+        "queue": slowest.queue_ms,
+        "infer": slowest.infer_ms,
+        "total": answer.timing.total_ms,
+    }
+    return ", ".join(f"{stage};dur={duration:g}" for stage, duration in stages.items())
+
+
+def _milliseconds(start: float, end: float) -> float:
+    return round((end - start) * 1e3, 3)
+
+
+def _problem(description: str) -> dict[str, Any]:
+    """OpenAPI's description of an answer that is a problem."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+def _request_body() -> dict[str, Any]:
+    """OpenAPI's description of what `/classify` takes."""
+    picture = {"type": "string", "format": "binary"}
+    form = {
+        "type": "object",
+        "required": ["files"],
+        "properties": {
+            "files": {
+                "type": "array",
+                "items": picture,
+                "minItems": 1,
+                "description": "Pictures; the field may have any name.",
+            }
+        },
+        "additionalProperties": False,
+    }
+    kinds = [f"image/{kind.lower()}" for kind in FORMATS]
+    return {
+        "required": True,
+        "content": {
+            MULTIPART: {"schema": form},
+            **{kind: {"schema": picture} for kind in [*kinds, RAW]},
+        },
+    }

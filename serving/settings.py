@@ -1,0 +1,94 @@
+"""What an operator decides: addresses, limits and sizes, checked once when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lavit_deploy.errors import UsageError
+from lavit_deploy.manifest import Device
+from lavit_deploy.preprocess import MAX_PIXELS
+
+MIB = 1 << 20
+LogFormat = Literal["text", "json"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything `lavit-serve` can be told.
+
+    Attributes:
+        bundle: folder written by `lavit-export`.
+        host: address to listen on.
+        port: TCP port; 0 lets the system choose a free one.
+        artifact: name of the artifact to serve, or "auto" for the fastest that passed parity.
+        device: where the runtime computes.
+        threads: threads within an operator; None: the cores this process may use.
+        decoders: threads that decode pictures; None: the cores this process may use.
+        max_batch: most pictures in one call of the runtime; None: what the artifact was
+            optimised for.
+        max_wait_ms: longest time a picture waits for others that are being decoded, milliseconds.
+        queue: most pictures accepted and not yet answered; more are refused with 503.
+        max_bytes: largest request body, bytes.
+        max_pending_bytes: bodies held in memory at the same time, bytes in total.
+        max_pixels: largest width * height of a picture, read from its header.
+        max_files: most pictures in one request.
+        top_k: classes in an answer that does not ask for a number; fewer if the model has fewer.
+        upload_seconds: longest time a body may take to arrive.
+        drain_seconds: longest time to finish accepted requests after SIGTERM.
+        log_format: lines for people, or one JSON object in each line.
+
+    Raises:
+        UsageError: a value is outside its range, or two values contradict each other.
+    """
+
+    bundle: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    artifact: str = "auto"
+    device: Device = "cpu"
+    threads: int | None = None
+    decoders: int | None = None
+    max_batch: int | None = None
+    max_wait_ms: float = 5.0
+    queue: int = 256
+    max_bytes: int = 32 * MIB
+    max_pending_bytes: int = 256 * MIB
+    max_pixels: int = MAX_PIXELS
+    max_files: int = 32
+    top_k: int = 5
+    upload_seconds: float = 60.0
+    drain_seconds: float = 30.0
+    log_format: LogFormat = "text"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"--port must be 0..65535, given {self.port}")
+        positive = {
+            "--threads": self.threads,
+            "--decoders": self.decoders,
+            "--max-batch": self.max_batch,
+            "--queue": self.queue,
+            "--max-bytes": self.max_bytes,
+            "--max-pixels": self.max_pixels,
+            "--max-files": self.max_files,
+            "--top-k": self.top_k,
+            "--upload-seconds": self.upload_seconds,
+            "--drain-seconds": self.drain_seconds,
+        }
+        for option, value in positive.items():
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"{option} must be more than 0, given {value}")
+        if not 0 <= self.max_wait_ms <= 60_000:
+            raise UsageError(f"--max-wait-ms must be 0..60000, given {self.max_wait_ms}")
+        if self.max_files > self.queue:
+            raise UsageError(
+                f"--max-files {self.max_files} is more than --queue {self.queue}: "
+                "such a request could never be accepted"
+            )
+        if self.max_bytes > self.max_pending_bytes:
+            raise UsageError(
+                f"--max-bytes {self.max_bytes} is more than --max-pending-bytes "
+                f"{self.max_pending_bytes}: such a request could never be accepted"
+            )

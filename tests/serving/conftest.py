@@ -1,0 +1,316 @@
+"""A bundle whose answers are known in closed form, and a runtime that a test holds in its hand."""
+
+import contextlib
+import io
+import json
+import math
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from fastapi.testclient import TestClient
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from lavit_deploy.bundle import Bundle
+from lavit_deploy.config import LaViTConfig
+from lavit_deploy.environment import Environment
+from lavit_deploy.files import sha256_of
+from lavit_deploy.manifest import Artifact, BatchRange, Checkpoint, Manifest, Parity, Timing
+from lavit_deploy.preprocess import Preprocess
+from lavit_deploy.runtimes.base import Runtime, TensorSpec
+from lavit_deploy.runtimes.opening import open_artifact
+from serving.app import create_app
+from serving.classifier import Classifier, Model
+from serving.metrics import Metrics
+from serving.settings import Settings
+
+CLASSES = ("red", "green", "blue")
+SCALE = 10.0  # logit of a class whose colour fills the picture
+PATIENCE = 30.0  # seconds until a wait counts as a hang; nothing here takes that long
+
+
+@pytest.fixture(scope="session")
+def colours():
+    """Softmax of a picture of one colour (r, g, b), by closed form: class -> probability."""
+
+    def probabilities(colour):
+        weights = [math.exp(SCALE * value / 255) for value in colour]
+        return {name: weight / sum(weights) for name, weight in zip(CLASSES, weights, strict=True)}
+
+    return probabilities
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """The bytes of a picture of one colour."""
+
+    def encode(colour=(255, 0, 0), size=(64, 64), kind="PNG"):
+        buffer = io.BytesIO()
+        Image.new("RGB", size, colour).save(buffer, kind)
+        return buffer.getvalue()
+
+    return encode
+
+
+def mean_colour_graph(path):
+    """logits [B, 3] = SCALE / 255 * mean over H and W of uint8 [B, 64, 64, 3]."""
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
+        helper.make_node("Mul", ["means", "scale"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean_colour",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", 64, 64, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", 3])],
+        [
+            numpy_helper.from_array(np.array([1, 2], dtype=np.int64), "axes"),
+            numpy_helper.from_array(np.float32(SCALE / 255), "scale"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def parity(*, passed=True):
+    return Parity(
+        method="run",
+        images=8,
+        source="a test",
+        max_difference=0.0 if passed else 3.0,
+        mean_difference=0.0,
+        cosine=1.0,
+        top1_agreement=1.0,
+        passed=passed,
+        reason="" if passed else "max difference 3.0 is over 0.001",
+    )
+
+
+def artifact_of(file, *, name="onnx-fp32", rate=100.0, passed=True):
+    return Artifact(
+        name=name,
+        file=file.name,
+        sha256=sha256_of(file),
+        size_bytes=file.stat().st_size,
+        runtime="onnxruntime",
+        runtime_version="1",
+        format_version="opset 18",
+        precision_requested="fp32",
+        precision_found="fp32",
+        compute_types={},
+        batch=BatchRange(minimum=1, optimum=4, maximum=8),
+        devices=("cpu",),
+        device="cpu",
+        build_seconds=0.1,
+        parity=parity(passed=passed),
+        timings=(Timing(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
+    )
+
+
+def manifest_of(*artifacts):
+    return Manifest(
+        project_version="0.1.0",
+        name="colours",
+        architecture="custom",
+        config=LaViTConfig(
+            image_size=(64, 64),
+            num_classes=3,
+            depths=(1, 1, 2, 3),
+            dims=(8, 8, 16, 16),
+            heads=(1, 1, 2, 2),
+            mlp_ratios=(2, 2, 2, 2),
+            sr_ratios=(8, 4, 2, 1),
+            la_start=(0, 0, 2, 2),
+        ),
+        classes=CLASSES,
+        preprocess=Preprocess(resize=64, crop=(64, 64)),
+        checkpoint=Checkpoint(file="colours.pth", sha256="0123456789ab" + "0" * 52),
+        artifacts=artifacts,
+        environment=Environment.here(),
+        command=("lavit-export", "--ckpt", "colours.pth"),
+        created="2026-01-01T00:00:00Z",
+    )
+
+
+@pytest.fixture
+def write_bundle(tmp_path):
+    """Writes a bundle: `write_bundle(passed=False)` for one whose parity failed."""
+
+    def write(*, passed=True):
+        folder = tmp_path / "colours.bundle"
+        folder.mkdir()
+        file = folder / "model.onnx"
+        mean_colour_graph(file)
+        Bundle.write_manifest(folder, manifest_of(artifact_of(file, passed=passed)))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def bundle_path(write_bundle):
+    return write_bundle()
+
+
+class HeldRuntime(Runtime):
+    """Mean colours like the graph; while `held`, each call waits until the test lets it go."""
+
+    name = "held"
+    device = "cpu"
+    max_batch = 8
+    input = TensorSpec("uint8", (None, 64, 64, 3))
+
+    def __init__(self):
+        self.batches = []
+        self.entered = threading.Semaphore(0)
+        self.held = False
+        self.failure = None
+        self.answer = None
+        self.closed = False
+        self._allowed = threading.Semaphore(0)
+
+    def _infer(self, images):
+        self.batches.append(len(images))
+        self.entered.release()
+        if self.held:
+            assert self._allowed.acquire(timeout=PATIENCE)
+        if self.failure is not None:
+            raise self.failure
+        if self.answer is not None:
+            return self.answer
+        return (images.mean(axis=(1, 2)) * (SCALE / 255)).astype(np.float32)
+
+    def let_go(self, calls=1):
+        self._allowed.release(calls)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def runtime():
+    return HeldRuntime()
+
+
+@pytest.fixture
+def make_classifier(tmp_path):
+    """A classifier over a runtime, with any setting changed."""
+
+    def make(runtime, **changes):
+        settings = Settings(**{"bundle": tmp_path, "decoders": 2, **changes})
+        file = tmp_path / "stand-in"
+        file.touch()
+        artifact = artifact_of(file)
+        metrics = Metrics()
+        model = Model(manifest_of(artifact), artifact, runtime)
+        return Classifier(model, settings, metrics), settings, metrics
+
+    return make
+
+
+@pytest.fixture
+def make_client(make_classifier):
+    """A started and ready application over a runtime, as a client."""
+    with contextlib.ExitStack() as stack:
+
+        def make(runtime, **changes):
+            classifier, settings, metrics = make_classifier(runtime, **changes)
+            app = create_app(classifier, settings, metrics)
+            client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
+            client.portal.call(classifier.until_ready)
+            client.classifier = classifier
+            return client
+
+        yield make
+
+
+@pytest.fixture
+def client(bundle_path, make_client):
+    """The application over the real graph in the real runtime."""
+    bundle = Bundle.open(bundle_path)
+    with open_artifact(bundle, bundle.servable(), threads=1) as opened:
+        yield make_client(opened, max_bytes=200_000, max_pixels=1_000_000, max_files=4)
+
+
+class Served:
+    """A `lavit-serve` process on a port of its own choice."""
+
+    def __init__(self, code, bundle, *options):
+        command = [sys.executable, "-c", code, str(bundle), "--port", "0"]
+        self.process = subprocess.Popen(
+            [*command, "--threads", "1", "--log-format", "json", *options],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        self._lines = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self.start = self.expect("serving")
+        self.url = self.start["serving"]
+        self.port = int(self.url.rpartition(":")[2])
+        self.expect("ready")
+
+    def _read(self):
+        for line in self.process.stderr:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def expect(self, topic):
+        """The next line that has this field, or this message."""
+        seen = []
+        while (line := self._lines.get(timeout=PATIENCE)) is not None:
+            seen.append(line)
+            values = json.loads(line) if line.startswith("{") else {}
+            if topic in values or values.get("message") == topic:
+                return values
+        raise AssertionError(f"it ended before it said {topic!r}: {''.join(seen)}")
+
+    def tell(self):
+        """Write a line to its standard input."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def serve():
+    """Starts `lavit-serve` on a bundle and waits until it says that it is ready."""
+    started = []
+
+    def start(bundle, *options, code="from serving.cli import entry; entry()"):
+        started.append(Served(code, bundle, *options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def post():
+    """POST to a real server: (status, JSON answer)."""
+
+    def send(url, data, content_type="image/png"):
+        request = urllib.request.Request(url, data, {"Content-Type": content_type})  # noqa: S310 - always http
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # noqa: S310 - as above
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    return send

@@ -1,0 +1,62 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lavit_deploy.errors import UsageError
+from serving.cli import make_parser
+from serving.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"port": 70000}, r"--port must be 0\.\.65535, given 70000"),
+        ({"threads": 0}, "--threads must be more than 0, given 0"),
+        ({"decoders": -1}, "--decoders must be more than 0"),
+        ({"max_batch": 0}, "--max-batch must be more than 0"),
+        ({"queue": 0}, "--queue must be more than 0"),
+        ({"max_wait_ms": -1.0}, r"--max-wait-ms must be 0\.\.60000"),
+        ({"max_wait_ms": float("nan")}, r"--max-wait-ms must be 0\.\.60000"),
+        ({"upload_seconds": float("inf")}, "--upload-seconds must be more than 0"),
+        ({"drain_seconds": float("nan")}, "--drain-seconds must be more than 0"),
+        ({"max_files": 8, "queue": 4}, "could never be accepted"),
+        ({"max_bytes": 9, "max_pending_bytes": 8}, "could never be accepted"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_its_option_name(change, message):
+    with pytest.raises(UsageError, match=message):
+        Settings(bundle=Path(), **change)
+
+
+def test_every_setting_is_an_option_with_the_same_default():
+    given = vars(make_parser().parse_args(["some.bundle"]))
+    assert Settings(**given) == Settings(bundle=Path("some.bundle"))
+    assert set(given) == {field.name for field in dataclasses.fields(Settings)}
+
+
+def test_the_command_line_is_pinned():
+    options = {option for action in make_parser()._actions for option in action.option_strings} - {
+        "-h",
+        "--help",
+        "--version",
+    }
+    assert options == {
+        "--host",
+        "--port",
+        "--artifact",
+        "--device",
+        "--threads",
+        "--decoders",
+        "--max-batch",
+        "--max-wait-ms",
+        "--queue",
+        "--top-k",
+        "--max-bytes",
+        "--max-pending-bytes",
+        "--max-pixels",
+        "--max-files",
+        "--upload-seconds",
+        "--drain-seconds",
+        "--log-format",
+    }
