@@ -21,16 +21,16 @@ $(BIN)/python:
 
 $(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing what the demo needs (a minute, once) ..."
-	$(PIP) --editable ".[serve,export]"
+	$(PIP) --editable ".[serve,openvino,export]"
 	@touch $@
 
 $(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing everything that the tests need (two minutes, once) ..."
-	$(PIP) --editable ".[serve,export,profile,train,dev]"
+	$(PIP) --editable ".[serve,openvino,export,profile,train,dev]"
 	@touch $@ $(VENV)/run.stamp
 
 $(VENV)/profile.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable ".[serve,profile]"
+	$(PIP) --editable ".[serve,openvino,profile]"
 	@touch $@
 
 demo: $(VENV)/run.stamp

@@ -7,31 +7,31 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-CHECKPOINT = HERE / "lavit_digits.pth"
-PICTURES = HERE / "images"
-OUT = HERE.parent / "demo-out"
+ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+CHECKPOINT = Path("examples/lavit_digits.pth")
+PICTURES = Path("examples/images")
+OUT = Path("demo-out")
 START_SECONDS = 60
 
 
 def main() -> int:
     """Export, serve, classify; 0 if every picture was answered and most were right."""
+    os.chdir(ROOT)
     bundle = OUT / "digits.bundle"
-    command = [BIN / "lavit-export", "--ckpt", CHECKPOINT, "--fp16", "--out", bundle, "--force"]
-    show(command)
-    subprocess.run(command, check=True)
-
+    subprocess.run(
+        shown("lavit-export", "--ckpt", CHECKPOINT, "--fp16", "--out", bundle, "--force"),
+        check=True,
+    )
     port = free_port()
-    command = [BIN / "lavit-serve", bundle, "--port", str(port)]
-    show(command)
+    command = shown("lavit-serve", bundle, "--port", port)
     with (OUT / "serve.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -45,10 +45,11 @@ def main() -> int:
     return 0 if right >= 0.9 * total and server.returncode == 0 else 1
 
 
-def show(command: Sequence[str | Path]) -> None:
-    """Print a command as a user would type it from the project's folder."""
-    line = " ".join(map(str, command))
-    print("\n$", line.replace(f"{BIN}/", "").replace(f"{HERE.parent}/", ""), flush=True)
+def shown(program: str, *arguments: object) -> list[str]:
+    """Print a command of the environment that this runs in, and return it for `subprocess`."""
+    words = [str(argument) for argument in arguments]
+    print("\n$", program, *words, flush=True)
+    return [str(BIN / program), *words]
 
 
 def free_port() -> int:

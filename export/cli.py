@@ -53,6 +53,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="auto: all that can be built on this machine",
     )
     what.add_argument(
+        "--no-fold",
+        action="store_true",
+        help="keep the operators as the paper writes them; default: rewrite them, exactly, to fewer",
+    )
+    what.add_argument(
         "--batch",
         type=int,
         nargs=3,
@@ -121,10 +126,11 @@ def main(arguments: Sequence[str] | None) -> int:
         pictures=pictures,
         batch=batch,
         name=options.name or options.ckpt.stem,
+        fold=not options.no_fold,
     )
     report.print_plan(console, job, out)
     bundle = report.export_with_progress(console, job, out, force=options.force)
-    report.print_result(console, bundle, time.perf_counter() - start)
+    report.print_result(console, job, bundle, time.perf_counter() - start)
     failed = [item for item in bundle.manifest.artifacts if not item.passed]
     return PARITY_FAILED if failed else 0
 

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from lavit_deploy.checkpoint import Checkpoint
+from lavit_deploy.config import LaViTConfig
 from lavit_deploy.errors import ExportError
 from lavit_deploy.files import atomic_path
+from lavit_deploy.folding.modules import FoldedLaViT
 from lavit_deploy.manifest import BatchRange, Precision
 from lavit_deploy.model import LaViT
 from lavit_deploy.preprocess import Preprocess
@@ -56,7 +58,7 @@ class DeployableLaViT(nn.Module):
 
 def write_onnx(
     checkpoint: Checkpoint,
-    model: LaViT,
+    model: LaViT | FoldedLaViT,
     path: Path,
     *,
     batch: BatchRange,
@@ -66,7 +68,7 @@ def write_onnx(
 
     Args:
         checkpoint: where names and preprocessing come from.
-        model: the model to export, already in its precision and in evaluation mode.
+        model: the model to export, folded or not, already in its precision and in evaluation mode.
         path: file to write, with all weights inside.
         batch: range of the dynamic batch.
         precision: recorded in the file.
@@ -78,7 +80,8 @@ def write_onnx(
         ExportError: the exporter, the ONNX checker or shape inference refused the model, or a
             LayerNorm was taken apart.
     """
-    graph = _export(DeployableLaViT(model, checkpoint.preprocess), model, batch)
+    module = DeployableLaViT(model, checkpoint.preprocess) if isinstance(model, LaViT) else model
+    graph = _export(module, model.config, batch)
     _annotate(graph, checkpoint, precision)
     checked = check(graph)
     layer_norms = sum(isinstance(module, nn.LayerNorm) for module in model.modules())
@@ -93,10 +96,12 @@ def write_onnx(
     return checked
 
 
-def _export(module: DeployableLaViT, model: LaViT, batch: BatchRange) -> onnx.ModelProto:
-    height, width = model.config.image_size
+def _export(
+    module: DeployableLaViT | FoldedLaViT, config: LaViTConfig, batch: BatchRange
+) -> onnx.ModelProto:
+    height, width = config.image_size
     # Two images, because torch.export treats a size of one as a constant.
-    example = torch.zeros(2, height, width, model.config.in_channels, dtype=torch.uint8)
+    example = torch.zeros(2, height, width, config.in_channels, dtype=torch.uint8)
     dimension = torch.export.Dim("batch", min=1, max=max(batch.maximum, 2))
     try:
         with _quiet():

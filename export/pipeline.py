@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from export.parity import reference_logits
@@ -17,8 +18,11 @@ from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.environment import Environment, command_line
 from lavit_deploy.errors import UsageError
 from lavit_deploy.files import atomic_directory
+from lavit_deploy.folding.fold import Folding
+from lavit_deploy.folding.fold import fold as fold_model
 from lavit_deploy.manifest import Artifact, BatchRange, Manifest, Timing
 from lavit_deploy.manifest import Checkpoint as CheckpointRecord
+from lavit_deploy.model import LaViT
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 from lavit_deploy.timing import alternate, median_ms
 
@@ -39,6 +43,7 @@ class Job:
         pictures: what parity is measured on.
         batch: batch sizes of the artifacts.
         name: the model's name.
+        fold: apply the exact rewrites of `lavit_deploy.folding`; else export the literal graph.
     """
 
     checkpoint: Checkpoint
@@ -46,6 +51,25 @@ class Job:
     pictures: Pictures
     batch: BatchRange
     name: str
+    fold: bool = True
+
+    @cached_property
+    def model(self) -> LaViT:
+        """The float32 PyTorch model that everything is compared with.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit its model.
+        """
+        return self.checkpoint.build()
+
+    @cached_property
+    def folding(self) -> Folding | None:
+        """The folded model that artifacts are built from; None if `fold` is off.
+
+        Raises:
+            ExportError: a rewrite did not keep its contract.
+        """
+        return fold_model(self.model, self.checkpoint.preprocess) if self.fold else None
 
 
 def step_names(plan: Plan) -> list[str]:
@@ -74,12 +98,18 @@ def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bu
         UsageError: `out` exists and `force` is not given, or is something else than a bundle.
     """
     check_destination(out, force=force)
-    model = job.checkpoint.build()
+    folding = job.folding
     progress("reference logits")
-    reference = reference_logits(model, job.pictures.images, job.checkpoint.preprocess)
+    reference = reference_logits(job.model, job.pictures.images, job.checkpoint.preprocess)
     with atomic_directory(out) as folder:
         bench = Workbench(
-            job.checkpoint, model, job.pictures, reference, job.batch, job.plan.device
+            job.checkpoint,
+            job.model,
+            job.pictures,
+            reference,
+            job.batch,
+            job.plan.device,
+            folding.model if folding else None,
         )
         artifacts = []
         for precision in job.plan.precisions:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lavit_deploy.folding.modules import FoldedLaViT, ScoreMap
 from lavit_deploy.manifest import Precision
 from lavit_deploy.model import AttentionResidual, LaViT, LessAttention
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 COMPUTE_OPS = ("MatMul", "Gemm", "Conv")
 """Operators whose element type decides what precision a graph computes in."""
+
+_Model = TypeVar("_Model", LaViT, FoldedLaViT)
 
 _TORCH_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -33,7 +36,7 @@ class _HalfLinear(nn.Module):
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         self.weight = nn.Parameter(linear.weight.detach().to(dtype), requires_grad=False)
-        self.bias = nn.Parameter(linear.bias.detach().to(dtype), requires_grad=False)
+        self.bias = _half_bias(linear.bias, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
@@ -46,19 +49,22 @@ class _HalfConv(nn.Module):
         super().__init__()
         self.stride = conv.stride
         self.weight = nn.Parameter(conv.weight.detach().to(dtype), requires_grad=False)
-        bias = conv.bias
-        self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), False)
+        self.bias = _half_bias(conv.bias, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)
         return nn.functional.conv2d(x, self.weight, self.bias, self.stride).float()
 
 
-def to_precision(model: LaViT, precision: Precision) -> LaViT:
+def _half_bias(bias: Tensor | None, dtype: torch.dtype) -> nn.Parameter | None:
+    return None if bias is None else nn.Parameter(bias.detach().to(dtype), requires_grad=False)
+
+
+def to_precision(model: _Model, precision: Precision) -> _Model:
     """A copy of `model` that computes in `precision`; for "fp32", `model` itself.
 
     Args:
-        model: a float32 LaViT in evaluation mode.
+        model: a float32 LaViT, folded or not, in evaluation mode.
         precision: "fp32", "fp16" or "bf16".
     """
     if precision == "fp32":
@@ -71,7 +77,7 @@ def to_precision(model: LaViT, precision: Precision) -> LaViT:
 
 def _halve(module: nn.Module, dtype: torch.dtype) -> None:
     for name, child in module.named_children():
-        if isinstance(child, AttentionResidual) or (
+        if isinstance(child, (AttentionResidual, ScoreMap)) or (
             isinstance(module, LessAttention) and name in {"theta", "psi"}
         ):
             continue  # maps of scores

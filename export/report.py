@@ -11,6 +11,7 @@ from rich.table import Table
 
 from export.pipeline import Job, export_bundle, step_names
 from lavit_deploy.bundle import Bundle
+from lavit_deploy.folding.fold import Folding
 
 _MIB = 2**20
 
@@ -30,6 +31,15 @@ def print_plan(console: Console, job: Job, out: Path) -> None:
         colour = "dim" if step.action == "skip" else "green"
         line = f"  [{colour}]{step.action:<5}[/{colour}] {step.what:<10} {escape(step.why)}"
         console.print(line, highlight=False, soft_wrap=True)
+    if job.folding is None:
+        sentence = "--no-fold: the graph keeps the operators of the paper"
+        console.print(f"  [dim]skip [/dim] folding    {sentence}", highlight=False)
+    else:
+        console.print(
+            f"  [green]fold [/green] {'model':<10} exactly: {_change(job.folding)}",
+            highlight=False,
+            soft_wrap=True,
+        )
     for skipped in job.pictures.skipped:
         console.print(f"  [yellow]unreadable[/yellow] {escape(skipped)}", highlight=False)
 
@@ -60,17 +70,27 @@ def export_with_progress(console: Console, job: Job, out: Path, *, force: bool) 
     return bundle
 
 
-def print_result(console: Console, bundle: Bundle, seconds: float) -> None:
+def _change(folding: Folding) -> str:
+    """What folding saved, in words."""
+    before, after = folding.report.before, folding.report.after
+    return (
+        f"{before.operators} -> {after.operators} operators, "
+        f"{before.multiply_adds / 1e9:.3f} -> {after.multiply_adds / 1e9:.3f} G multiply-adds, "
+        f"{before.weights / 1e6:.2f} -> {after.weights / 1e6:.2f} M weights"
+    )
+
+
+def print_result(console: Console, job: Job, bundle: Bundle, seconds: float) -> None:
     """One row for each artifact, and what to do next."""
     manifest = bundle.manifest
     first = manifest.artifacts[0].parity
     batches = [timing.batch for timing in manifest.artifacts[0].timings]
     table = Table(title=f"{manifest.name}: {len(manifest.artifacts)} artifacts in {seconds:.0f} s")
     table.add_column("artifact", no_wrap=True)
-    for heading in ("MiB", "precision", "parity", "top-1", "max diff"):
+    for heading in ("MiB", "type", "parity", "top-1", "max diff"):
         table.add_column(heading, justify="right")
     for size in batches:
-        table.add_column(f"ms, batch {size}", justify="right")
+        table.add_column(f"ms @{size}", justify="right")
     for item in manifest.artifacts:
         strictest = item.rounded_parity or item.parity
         milliseconds = {timing.batch: f"{timing.median_ms:.1f}" for timing in item.timings}
@@ -87,9 +107,11 @@ def print_result(console: Console, bundle: Bundle, seconds: float) -> None:
     environment = manifest.environment
     console.print(
         f"parity on {first.images} pictures ({first.source}); latency on {environment.cpu}, "
-        f"{environment.cores} cores, medians, artifacts in turn",
+        f"{environment.cores} cores: medians of a call @batch, artifacts in turn",
         highlight=False,
     )
+    if job.folding is not None:
+        console.print(f"folded: {_change(job.folding)}", highlight=False, soft_wrap=True)
     for item in manifest.artifacts:
         if item.parity.method != "run":
             console.print(

@@ -17,6 +17,7 @@ from export.precision import compute_types, precision_found, to_precision
 from export.widening import widen
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.files import sha256_of
+from lavit_deploy.folding.modules import FoldedLaViT
 from lavit_deploy.manifest import Artifact, BatchRange, Device, Parity, Precision
 from lavit_deploy.model import LaViT
 from lavit_deploy.runtimes.base import Logits
@@ -53,6 +54,7 @@ class Workbench:
         reference: the reference's logits of those pictures [B, K].
         batch: batch sizes of the artifacts.
         device: where artifacts run, if their runtime has kernels for their precision there.
+        folded: the same function in fewer operators, to build from; None to build from `model`.
     """
 
     checkpoint: Checkpoint
@@ -61,6 +63,7 @@ class Workbench:
     reference: Logits
     batch: BatchRange
     device: Device
+    folded: FoldedLaViT | None = None
 
     def build(self, precision: Precision, folder: Path) -> Built:
         """Write the ONNX graph of one precision into `folder`.
@@ -70,7 +73,11 @@ class Workbench:
         """
         file = folder / f"model.{precision}.onnx"
         start = time.perf_counter()
-        model = to_precision(self.model, precision)
+        model = (
+            to_precision(self.model, precision)
+            if self.folded is None
+            else to_precision(self.folded, precision)
+        )
         graph = write_onnx(self.checkpoint, model, file, batch=self.batch, precision=precision)
         return Built(precision, file, graph, time.perf_counter() - start)
 
@@ -97,6 +104,7 @@ class Workbench:
             format_version=f"opset {OPSET}",
             precision_requested=precision,
             precision_found=found,
+            folded=self.folded is not None,
             compute_types=dict(compute_types(built.graph)),
             batch=self.batch,
             devices=devices,

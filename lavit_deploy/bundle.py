@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lavit_deploy.errors import BundleError, ConfigError, ParityError
+from lavit_deploy.errors import BundleError, ConfigError
 from lavit_deploy.files import sha256_of, write_text
-from lavit_deploy.manifest import SCHEMA_VERSION, Artifact, Device, Manifest
+from lavit_deploy.manifest import SCHEMA_VERSION, Artifact, Manifest
 
 MANIFEST_NAME = "manifest.json"
 
@@ -68,55 +68,29 @@ class Bundle:
         names = ", ".join(artifact.name for artifact in self.manifest.artifacts) or "none"
         raise BundleError(f"{self.path} has no artifact {name!r}; it has {names}")
 
-    def servable(self, name: str = "auto", *, device: Device = "cpu") -> Artifact:
-        """The artifact to serve: the one named, or the fastest on `device` that passed parity.
-
-        Raises:
-            BundleError: no artifact of that name, or it cannot run on `device`.
-            ParityError: it, or every artifact that runs on `device`, failed parity.
-        """
-        if name != "auto":
-            artifact = self.artifact(name)
-            if not artifact.passed:
-                raise ParityError(f"{self.path}: {_failure(artifact)}")
-            if device not in artifact.devices:
-                raise BundleError(
-                    f"{artifact.runtime} cannot run {name} on {device}, "
-                    f"only on {', '.join(artifact.devices)}"
-                )
-            return artifact
-        runnable = [item for item in self.manifest.artifacts if device in item.devices]
-        if not runnable:
-            raise BundleError(f"{self.path} has no artifact that runs on {device}")
-        passed = [artifact for artifact in runnable if artifact.passed]
-        if not passed:
-            reasons = "; ".join(_failure(artifact) for artifact in runnable)
-            raise ParityError(f"{self.path} has nothing to serve: {reasons}")
-        return max(passed, key=lambda artifact: artifact.best_rate)
-
     def verified_file(self, artifact: Artifact) -> Path:
-        """Path of an artifact's file, once its bytes are what the manifest says.
+        """Path of an artifact's file, once the bytes of all its files are what the manifest says.
 
         Raises:
             BundleError: missing, outside the bundle, or with another hash.
         """
-        file = (self.path / artifact.file).resolve()
+        for extra in artifact.extra_files:
+            self._verified(extra.file, extra.sha256)
+        return self._verified(artifact.file, artifact.sha256)
+
+    def _verified(self, name: str, expected: str) -> Path:
+        file = (self.path / name).resolve()
         if not file.is_relative_to(self.path.resolve()):
-            raise BundleError(f"{artifact.name} names {artifact.file}, outside the bundle")
+            raise BundleError(f"the manifest names {name}, outside the bundle")
         if not file.is_file():
             raise BundleError(f"{file} is missing: the bundle is incomplete")
         found = sha256_of(file)
-        if found != artifact.sha256:
+        if found != expected:
             raise BundleError(
                 f"{file} is not the file that was exported: sha256 {found[:12]}…, "
-                f"the manifest says {artifact.sha256[:12]}…"
+                f"the manifest says {expected[:12]}…"
             )
         return file
-
-
-def _failure(artifact: Artifact) -> str:
-    reason = artifact.failure.reason if artifact.failure else "passed"
-    return f"{artifact.name} failed parity ({reason})"
 
 
 def _problems(error: ValidationError) -> str:

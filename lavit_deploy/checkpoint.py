@@ -90,9 +90,7 @@ def load_checkpoint(path: Path, *, arch: str | None = None, use_ema: bool = Fals
         CheckpointError: the file is missing, is no checkpoint, wants to run code, or does not fit.
         ConfigError: `arch` is no preset.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = _read(path)
     state_dict, weights = _select_weights(content, path, use_ema=use_ema)
     inferred: list[str] = []
     config = _config_of(content, state_dict, path, arch, inferred)
@@ -107,6 +105,15 @@ def load_checkpoint(path: Path, *, arch: str | None = None, use_ema: bool = Fals
         file=path,
         sha256=sha256_of(path),
     )
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """The tensors of a file by name, prefixes removed, whatever model they are of.
+
+    Raises:
+        CheckpointError: the file is missing, is no checkpoint, or wants to run code.
+    """
+    return _select_weights(_read(path), path, use_ema=False)[0]
 
 
 def save_checkpoint(
@@ -177,6 +184,12 @@ def _misfits(model: LaViT, state_dict: StateDict) -> list[str]:
 
 def _shape(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

@@ -14,7 +14,11 @@ INTERRUPTED = 130
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and keeps the examples' lines."""
+    """Shows defaults that are values, and keeps the examples' lines."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # Where the default is None, the help says in words what happens then.
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def parser(program: str, description: str, examples: str) -> argparse.ArgumentParser:

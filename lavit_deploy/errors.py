@@ -8,6 +8,7 @@ LavitError                     base; its message is a sentence for the user
 ├── BundleError                a bundle or manifest that cannot be used             exit 2
 │   └── ParityError            an artifact whose recorded or measured parity failed exit 1
 ├── ExportError                a graph that could not be built or checked           exit 1
+├── TrainingError              a training that cannot go on                         exit 1
 ├── ProfileError               a count or a timing that cannot be trusted           exit 1
 ├── MissingDependencyError     an optional package is not installed                 exit 3
 ├── InferenceError             a runtime failed on a valid input                    exit 1, HTTP 500
@@ -64,6 +65,10 @@ class ParityError(BundleError):
 
 class ExportError(LavitError):
     """An artifact could not be built, or failed a structural check."""
+
+
+class TrainingError(LavitError):
+    """A training cannot go on."""
 
 
 class ProfileError(LavitError):

@@ -5,6 +5,7 @@ The schema is a pydantic model; `docs/manifest.schema.json` is its JSON Schema.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
@@ -17,6 +18,7 @@ SCHEMA_VERSION: Literal[1] = 1
 """Raised whenever a reader of the version before would misunderstand a manifest."""
 
 Device = Literal["cpu", "cuda"]
+RuntimeName = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -105,6 +107,30 @@ class Timing(_Record):
     runs: int
 
 
+class Footprint(_Record):
+    """What an artifact takes, measured in a process of its own.
+
+    Attributes:
+        load_seconds: time to open it.
+        batch: images in the call that the memory was measured with.
+        peak_mib: largest resident memory of the whole process, MiB.
+        own_mib: what opening and running the artifact added to it, MiB.
+    """
+
+    load_seconds: float
+    batch: int
+    peak_mib: float
+    own_mib: float
+
+
+class ExtraFile(_Record):
+    """A file that an artifact needs beside its own, such as the weights of an OpenVINO IR."""
+
+    file: str
+    sha256: Sha256
+    size_bytes: int
+
+
 class Artifact(_Record):
     """One exported file and what is known about it.
 
@@ -113,11 +139,13 @@ class Artifact(_Record):
         file: path relative to the bundle.
         sha256: hash of its bytes.
         size_bytes: its size.
+        extra_files: files that it needs beside it.
         runtime: which runtime opens it.
         runtime_version: version of the runtime that checked it.
         format_version: version of the format, such as "opset 23".
         precision_requested: what was asked for.
         precision_found: what the built file holds, read from it.
+        folded: whether the exact rewrites of `lavit_deploy.folding` were applied.
         compute_types: number of compute nodes (matrix products and convolutions) by element type.
         batch: batch sizes it accepts.
         devices: devices that its runtime has kernels for.
@@ -130,17 +158,20 @@ class Artifact(_Record):
         rounded_parity: for half precision checked on a CPU, whose kernels keep float32 between
             operators: the same comparison with every result rounded, as a GPU does.
         timings: measured latencies.
+        footprint: load time and memory, where measured.
     """
 
     name: str
     file: str
     sha256: Sha256
     size_bytes: int
-    runtime: Literal["onnxruntime"]
+    extra_files: tuple[ExtraFile, ...] = ()
+    runtime: RuntimeName
     runtime_version: str
     format_version: str
     precision_requested: Precision
     precision_found: str
+    folded: bool = False
     compute_types: dict[str, int]
     batch: BatchRange
     devices: tuple[Device, ...]
@@ -152,12 +183,22 @@ class Artifact(_Record):
     parity: Parity
     rounded_parity: Parity | None = None
     timings: tuple[Timing, ...] = ()
+    footprint: Footprint | None = None
+
+    @property
+    def parities(self) -> tuple[Parity, ...]:
+        """Every comparison that was made."""
+        return tuple(item for item in (self.parity, self.rounded_parity) if item is not None)
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all its files."""
+        return self.size_bytes + sum(extra.size_bytes for extra in self.extra_files)
 
     @property
     def failure(self) -> Parity | None:
         """The first comparison that did not hold, None if all did."""
-        parities = (self.parity, self.rounded_parity)
-        return next((item for item in parities if item is not None and not item.passed), None)
+        return next((item for item in self.parities if not item.passed), None)
 
     @property
     def passed(self) -> bool:
@@ -184,7 +225,8 @@ class Manifest(_Record):
         normalisation_in_graph: whether the artifacts take uint8 and apply mean and std themselves.
         checkpoint: the source.
         artifacts: what was built, in order.
-        environment: where it was built and measured.
+        environment: where it was built and compared.
+        timed_on: where the latencies were measured, if they were measured again elsewhere.
         command: the command line.
         created: time of writing, ISO 8601 UTC.
     """
@@ -200,5 +242,10 @@ class Manifest(_Record):
     checkpoint: Checkpoint
     artifacts: tuple[Artifact, ...]
     environment: Environment
+    timed_on: Environment | None = None
     command: tuple[str, ...]
     created: str
+
+
+if __name__ == "__main__":
+    print(json.dumps(Manifest.model_json_schema(), indent=2))

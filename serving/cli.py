@@ -11,7 +11,7 @@ from typing import get_args
 
 from lavit_deploy import cli
 from lavit_deploy.errors import MissingDependencyError
-from lavit_deploy.manifest import Device
+from lavit_deploy.manifest import Device, RuntimeName
 from serving.settings import LogFormat, Settings
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
@@ -43,6 +43,23 @@ def make_parser() -> argparse.ArgumentParser:
         default=default.artifact,
         metavar="NAME",
         help="artifact to serve; auto: the fastest that passed parity",
+    )
+    model.add_argument(
+        "--runtime",
+        choices=("auto", *get_args(RuntimeName)),
+        default=default.runtime,
+        help="auto: whichever was measured to be fastest",
+    )
+    model.add_argument(
+        "--agreement",
+        type=float,
+        default=default.agreement,
+        help="smallest accepted share of pictures classified as by the float32 model",
+    )
+    model.add_argument(
+        "--retune",
+        action="store_true",
+        help="measure the artifacts on this machine first, and keep the result in the bundle",
     )
     model.add_argument("--device", choices=get_args(Device), default=default.device)
     model.add_argument("--threads", type=int, help="threads of the runtime (default: the cores)")

@@ -15,9 +15,10 @@ from types import FrameType
 import uvicorn
 
 from lavit_deploy.bundle import Bundle
+from lavit_deploy.choice import Choice, Wish, choose
 from lavit_deploy.errors import LavitError
-from lavit_deploy.manifest import Artifact
 from lavit_deploy.runtimes.opening import open_artifact
+from lavit_deploy.tuning import retune, save
 from serving.app import create_app
 from serving.classifier import Classifier, Model
 from serving.errors import AddressError
@@ -39,7 +40,17 @@ def serve(settings: Settings) -> int:
         LavitError: the bundle, the address or an option cannot be used, or the warm-up failed.
     """
     bundle = Bundle.open(settings.bundle)
-    artifact = bundle.servable(settings.artifact, device=settings.device)
+    if settings.retune:
+        bundle = retune(
+            bundle,
+            device=settings.device,
+            threads=settings.threads,
+            progress=lambda step: print(f"retune    {step}", flush=True),
+        )
+        save(bundle)
+    wish = Wish(settings.artifact, settings.runtime, settings.device, settings.agreement)
+    choice = choose(bundle, wish)
+    artifact = choice.artifact
     with listening_socket(settings.host, settings.port) as listener:
         runtime = open_artifact(
             bundle,
@@ -61,7 +72,7 @@ def serve(settings: Settings) -> int:
             )
             server = Server(config, classifier, log_format=settings.log_format)
             host, port = listener.getsockname()[:2]
-            server.announce(_start_lines(settings, bundle, artifact, classifier, url(host, port)))
+            server.announce(_start_lines(settings, bundle, choice, classifier, url(host, port)))
             server.run(sockets=[listener])
             if server.failure is not None:
                 raise server.failure
@@ -156,7 +167,7 @@ def url(host: str, port: int) -> str:
 
 
 def _start_lines(
-    settings: Settings, bundle: Bundle, artifact: Artifact, classifier: Classifier, address: str
+    settings: Settings, bundle: Bundle, choice: Choice, classifier: Classifier, address: str
 ) -> dict[str, str]:
     """What an operator wants to know about a server that starts, by topic."""
     manifest = bundle.manifest
@@ -165,26 +176,10 @@ def _start_lines(
         "also": "/docs, /metrics, /healthz, /readyz",
         "model": f"{manifest.name} ({manifest.architecture}, {len(manifest.classes)} classes), "
         f"checkpoint {classifier.model.id.checkpoint}",
-        "artifact": f"{artifact.name} on {settings.device}: {_why(settings, bundle, artifact)}",
+        "artifact": f"{choice.artifact.name} on {settings.device}: {choice.reason}",
         "batches": f"at most {classifier.max_batch}, waiting at most {settings.max_wait_ms:g} ms; "
         f"{settings.queue} pictures in the house, {classifier.decoders} decoders",
         "limits": f"{settings.max_bytes / MIB:g} MiB and {settings.max_files} pictures in a "
         f"request, {settings.max_pixels / 1e6:g} megapixels in a picture",
+        **({"note": "; ".join(choice.notes)} if choice.notes else {}),
     }
-
-
-def _why(settings: Settings, bundle: Bundle, artifact: Artifact) -> str:
-    """Why this artifact is served."""
-    if settings.artifact != "auto":
-        return "chosen with --artifact"
-    rivals = [
-        item
-        for item in bundle.manifest.artifacts
-        if settings.device in item.devices and item.parity.passed
-    ]
-    if len(rivals) == 1:
-        return "the only one that passed parity and runs there"
-    return (
-        f"the fastest of {len(rivals)} that passed parity, "
-        f"{artifact.best_rate:.1f} images/s when it was exported"
-    )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lavit_deploy.errors import UsageError
-from lavit_deploy.manifest import Device
+from lavit_deploy.manifest import Device, RuntimeName
 from lavit_deploy.preprocess import MAX_PIXELS
 
 MIB = 1 << 20
@@ -23,6 +23,9 @@ class Settings:
         host: address to listen on.
         port: TCP port; 0 lets the system choose a free one.
         artifact: name of the artifact to serve, or "auto" for the fastest that passed parity.
+        runtime: name of the runtime to use, or "auto" for whichever is fastest.
+        agreement: smallest top-1 agreement with the float32 model that is accepted, 0 to 1.
+        retune: measure every usable artifact on this machine first, and keep the result.
         device: where the runtime computes.
         threads: threads within an operator; None: the cores this process may use.
         decoders: threads that decode pictures; None: the cores this process may use.
@@ -47,6 +50,9 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     artifact: str = "auto"
+    runtime: RuntimeName | Literal["auto"] = "auto"
+    agreement: float = 0.99
+    retune: bool = False
     device: Device = "cpu"
     threads: int | None = None
     decoders: int | None = None
@@ -80,6 +86,8 @@ class Settings:
         for option, value in positive.items():
             if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"{option} must be more than 0, given {value}")
+        if not 0 <= self.agreement <= 1:
+            raise UsageError(f"--agreement must be 0..1, given {self.agreement}")
         if not 0 <= self.max_wait_ms <= 60_000:
             raise UsageError(f"--max-wait-ms must be 0..60000, given {self.max_wait_ms}")
         if self.max_files > self.queue:

@@ -6,10 +6,16 @@ from lavit_deploy.bundle import Bundle
 from lavit_deploy.manifest import Artifact, Device
 from lavit_deploy.runtimes.base import Runtime
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
+from lavit_deploy.runtimes.openvino import OpenVinoRuntime
 
 
 def open_artifact(
-    bundle: Bundle, artifact: Artifact, *, device: Device = "cpu", threads: int | None = None
+    bundle: Bundle,
+    artifact: Artifact,
+    *,
+    device: Device = "cpu",
+    threads: int | None = None,
+    spin: bool = True,
 ) -> Runtime:
     """Verify an artifact's bytes and open it in its runtime.
 
@@ -18,6 +24,7 @@ def open_artifact(
         artifact: one of the manifest's artifacts.
         device: where to compute.
         threads: threads within an operator; default: the cores this process may use.
+        spin: let ONNX Runtime's idle threads spin; off where other work shares the cores.
 
     Raises:
         BundleError: the file is missing, altered, or cannot be opened.
@@ -25,4 +32,13 @@ def open_artifact(
         UsageError: its runtime does not have `device`.
     """
     file = bundle.verified_file(artifact)
-    return OnnxRuntime(file, max_batch=artifact.batch.maximum, device=device, threads=threads)
+    if artifact.runtime == "openvino":
+        return OpenVinoRuntime(
+            file,
+            max_batch=artifact.batch.maximum,
+            precision=artifact.precision_requested,
+            threads=threads,
+        )
+    return OnnxRuntime(
+        file, max_batch=artifact.batch.maximum, device=device, threads=threads, spin=spin
+    )

@@ -13,6 +13,7 @@ from export.parity import compare, reference_logits
 from export.pictures import folder_pictures, sample_pictures
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.checkpoint import save_checkpoint
+from lavit_deploy.choice import Wish, choose
 from lavit_deploy.errors import ParityError, UsageError
 from lavit_deploy.model import LaViT
 from lavit_deploy.runtimes.opening import open_artifact
@@ -103,9 +104,9 @@ def test_failed_parity_ends_in_1_keeps_the_artifact_and_names_the_layer(
     assert "not finite" in fp16.parity.reason
     assert fp16.parity.first_departure.startswith("stages.2.blocks.1 ")
     assert (out / fp16.file).is_file()
-    assert bundle.servable() == fp32
+    assert choose(bundle, Wish()).artifact == fp32
     with pytest.raises(ParityError, match="failed parity"):
-        bundle.servable("onnx-fp16")
+        choose(bundle, Wish("onnx-fp16"))
     assert "stages.2.blocks.1" in " ".join(capsys.readouterr().out.split())
 
 
@@ -121,7 +122,7 @@ def test_bf16_says_that_it_was_not_run_as_it_is(tiny_checkpoint_file, tmp_path):
     assert bf16.timings == ()
     assert "rounded to bf16" in bf16.parity.method
     assert bf16.precision_found == "bf16"
-    assert bundle.servable().name == "onnx-fp32"
+    assert choose(bundle, Wish()).artifact.name == "onnx-fp32"
 
 
 def test_class_names_are_read_from_text_and_json(tmp_path):

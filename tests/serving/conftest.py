@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from lavit_deploy.bundle import Bundle
+from lavit_deploy.choice import Wish, choose
 from lavit_deploy.config import LaViTConfig
 from lavit_deploy.environment import Environment
 from lavit_deploy.files import sha256_of
@@ -238,7 +239,7 @@ def make_client(make_classifier):
 def client(bundle_path, make_client):
     """The application over the real graph in the real runtime."""
     bundle = Bundle.open(bundle_path)
-    with open_artifact(bundle, bundle.servable(), threads=1) as opened:
+    with open_artifact(bundle, choose(bundle, Wish()).artifact, threads=1) as opened:
         yield make_client(opened, max_bytes=200_000, max_pixels=1_000_000, max_files=4)
 
 

@@ -84,7 +84,7 @@ def test_the_start_says_what_is_served_and_why(serve, bundle_path):
     told = server.start
     assert told["serving"] == server.url
     assert told["model"] == "colours (custom, 3 classes), checkpoint 0123456789ab"
-    assert told["artifact"].startswith("onnx-fp32 on cpu: the only one that passed parity")
+    assert told["artifact"].startswith("onnx-fp32 on cpu: the only one that can run here")
     assert told["batches"].startswith("at most 2,")
     assert told["limits"].startswith("32 MiB and 32 pictures")
 
@@ -195,7 +195,7 @@ def test_an_unknown_host_is_refused(bundle_path):
     ("options", "message"),
     [
         (["--artifact", "x"], r"has no artifact 'x'; it has onnx-fp32"),
-        (["--device", "cuda"], r"no artifact that runs on cuda"),
+        (["--device", "cuda"], r"onnx-fp32 cannot run on cuda, only on cpu"),
         (["--max-batch", "9"], r"--max-batch must be 1\.\.8 for onnx-fp32, given 9"),
         (["--queue", "0"], r"--queue must be more than 0, given 0"),
     ],

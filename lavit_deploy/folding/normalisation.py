@@ -1,0 +1,39 @@
+"""Mean and standard deviation into the first patch embedding."""
+
+from __future__ import annotations
+
+import torch
+
+from lavit_deploy.folding.contract import ContractError, Rewrite
+from lavit_deploy.folding.modules import FoldedLaViT, Normalise, PatchConv
+
+
+class FoldNormalisation(Rewrite):
+    """W (s x - m) + b = (W s) x + (b - W m), per input channel.
+
+    Exact because the convolution has no padding: a padded zero would not be a normalised zero.
+    """
+
+    name = "normalisation"
+
+    def requires(self, model: FoldedLaViT) -> None:
+        patches = model.stage(0).patch_embed.patches
+        if not isinstance(patches, PatchConv) or patches.conv.bias is None:
+            raise ContractError("the first patch embedding must still be a convolution with bias")
+        if any(pad != 0 for pad in patches.conv.padding):
+            raise ContractError(f"the first convolution is padded by {patches.conv.padding}")
+
+    def apply(self, model: FoldedLaViT) -> int:
+        normalise, patches = model.normalise, model.stage(0).patch_embed.patches
+        if not isinstance(normalise, Normalise) or not isinstance(patches, PatchConv):
+            return 0
+        weight, bias = patches.conv.weight, patches.conv.bias
+        with torch.no_grad():
+            bias -= torch.einsum("ochw,c->o", weight, normalise.shift)
+            weight *= normalise.scale[:, None, None]
+        model.normalise = None
+        return 1
+
+    def ensures(self, model: FoldedLaViT) -> None:
+        if model.normalise is not None:
+            raise ContractError("pictures are still normalised")

@@ -1,0 +1,249 @@
+"""`lavit-train`: from pictures to a checkpoint that can be exported."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lavit_deploy import cli
+from lavit_deploy.config import PRESETS, preset
+from lavit_deploy.environment import available_cores
+from lavit_deploy.errors import MissingDependencyError, UsageError
+from lavit_deploy.training.pictures import DIGITS, open_data
+from lavit_deploy.training.plan import Plan, new_plan, read_recipe, recipe_of, resumed_plan
+from lavit_deploy.training.recipe import RECIPES, Recipe, imagenet
+
+if TYPE_CHECKING:
+    from lavit_deploy.training.distributed import World
+    from lavit_deploy.training.metrics import Terminal
+    from lavit_deploy.training.trainer import Trainer
+
+_PACKAGES = ("torch", "kornia", "safetensors", "tensorboard", "rich")
+
+_EXAMPLES = """\
+  lavit-train --data digits --arch lavit_micro --out runs/digits
+  lavit-train --data imagenet --arch lavit_s --out runs/s --init-from-pvt pvt_small.pth
+  lavit-train --out runs/s --resume
+  torchrun --nproc-per-node 4 -m lavit_deploy.training --data imagenet --arch lavit_s --out runs/s
+
+exit codes: 0 done, 1 the training cannot go on, 2 wrong input, 3 a package is missing,
+130 or 143 interrupted by SIGINT or SIGTERM with everything saved"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of lavit-train."""
+    parser = cli.parser("lavit-train", "Train a LaViT by the paper's recipe.", _EXAMPLES)
+    what = parser.add_argument_group("what to train")
+    what.add_argument(
+        "--data",
+        help="folder with train/CLASS/picture and val/CLASS/picture, or the word "
+        f"{DIGITS} (scikit-learn's, 64 pixels)",
+    )
+    what.add_argument("--arch", choices=list(PRESETS), help="architecture")
+    what.add_argument("--out", type=Path, required=True, help="folder for everything written")
+    what.add_argument(
+        "--init-from-pvt",
+        type=Path,
+        metavar="FILE",
+        help="begin from the weights of an official PVT v1 checkpoint",
+    )
+    _add_recipe_options(parser.add_argument_group("recipe (in brackets: that for imagenet)"))
+    _add_run_options(parser.add_argument_group("run"))
+    return parser
+
+
+def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
+    shown = imagenet()
+    group.add_argument(
+        "--recipe",
+        help=f"{', '.join(RECIPES)}, or a recipe.json (by --data: {DIGITS}, imagenet for folders)",
+    )
+    group.add_argument(
+        "--epochs",
+        type=int,
+        help=f"passes over the data; warm-up and averaging scale along ({shown.epochs})",
+    )
+    group.add_argument(
+        "--batch-size", type=int, help=f"pictures per step, all processes ({shown.batch_size})"
+    )
+    group.add_argument(
+        "--lr", type=float, help=f"peak for a batch of 1024, scaled linearly ({shown.base_lr})"
+    )
+    group.add_argument(
+        "--dp-weight", type=float, help=f"weight of the diagonality loss ({shown.dp_weight})"
+    )
+    group.add_argument(
+        "--precision", help=f"auto, float32, bfloat16 or float16 ({shown.precision})"
+    )
+    group.add_argument("--seed", type=int, help=f"of everything that is random ({shown.seed})")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field of the recipe, named as in recipe.json; may be repeated",
+    )
+
+
+def _add_run_options(group: argparse._ArgumentGroup) -> None:
+    exclusive = group.add_mutually_exclusive_group()
+    exclusive.add_argument(
+        "--resume", action="store_true", help="go on from OUT/last.pth as if never interrupted"
+    )
+    exclusive.add_argument(
+        "--force", action="store_true", help="start again where OUT already holds a training"
+    )
+    exclusive.add_argument(
+        "--check-data", action="store_true", help="only read every picture and list broken ones"
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--threads", type=int, help="CPU threads of each process (all cores)")
+    group.add_argument("--workers", type=int, help="loader processes of each process (all cores)")
+    group.add_argument(
+        "--save-minutes", type=float, default=10.0, help="between saves within an epoch"
+    )
+
+
+def main(arguments: Sequence[str] | None) -> int:
+    """Run lavit-train.
+
+    Returns:
+        The exit code, see --help.
+
+    Raises:
+        LavitError: explained to the user by `lavit_deploy.cli.run`.
+    """
+    options = make_parser().parse_args(arguments)
+    for name, least in (("threads", 1), ("workers", 0), ("save_minutes", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
+    try:
+        return _check_data(options) if options.check_data else _train(options)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _PACKAGES:
+            raise
+        raise MissingDependencyError(package, extra="train", purpose="train") from None
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from lavit_deploy.training.checking import unreadable
+
+    if options.data is None:
+        raise UsageError("--check-data needs --data")
+    base = read_recipe(options.recipe or (DIGITS if options.data == DIGITS else "imagenet"))
+    data = open_data(options.data, recipe_of(options, base).image_size)
+    broken = 0
+    for pictures in (data.train, data.held_out):
+        for reason in unreadable(pictures, options.workers or available_cores()):
+            print(reason, file=sys.stderr)
+            broken += 1
+    print(f"{len(data.train)} training and {len(data.held_out)} held-out pictures, {broken} broken")
+    return 2 if broken else 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    import torch
+
+    from lavit_deploy.training.distributed import joined
+    from lavit_deploy.training.interruption import SIGNAL_EXIT, Interruption
+    from lavit_deploy.training.metrics import Terminal
+
+    torch.set_num_threads(options.threads or _own_cores())
+    with joined(options.device) as world:
+        plan, state = _plan(options)
+        with Terminal(plan.recipe.epochs, quiet=not world.leads) as terminal:
+            trainer = _trainer(options, plan, world, terminal, resumed=state is not None)
+            if state is not None:
+                trainer.restore(state)
+                epoch, step = trainer.position
+                terminal.say(f"resuming in epoch {epoch + 1} after step {step}/{trainer.steps}")
+            with Interruption() as interruption:
+                stopped = trainer.run(interruption, terminal)
+            _say_end(options.out, trainer, terminal, stopped)
+    return SIGNAL_EXIT + stopped if stopped else 0
+
+
+def _plan(options: argparse.Namespace) -> tuple[Plan, dict[str, object] | None]:
+    """What to train, and the state to resume it from."""
+    from lavit_deploy.training.state import load_state
+    from lavit_deploy.training.trainer import LAST
+
+    last = options.out / LAST
+    if options.resume:
+        state = load_state(last)
+        return resumed_plan(options, state), state
+    plan = new_plan(options)
+    if last.exists() and not options.force:
+        raise UsageError(
+            f"{options.out} already holds a training: --resume continues it, --force replaces it"
+        )
+    return plan, None
+
+
+def _trainer(
+    options: argparse.Namespace, plan: Plan, world: World, terminal: Terminal, *, resumed: bool
+) -> Trainer:
+    from lavit_deploy.training.trainer import Settings, Trainer, clear
+
+    recipe: Recipe = plan.recipe
+    data = open_data(plan.data, recipe.image_size)
+    config = preset(plan.arch, num_classes=len(data.classes), image_size=recipe.image_size)
+    weights = None
+    if plan.init_from_pvt is not None and not resumed:
+        from lavit_deploy.training.pvt import load_pvt
+
+        converted = load_pvt(plan.init_from_pvt, config)
+        weights = converted.state_dict
+        for line in converted.report():
+            terminal.say(line)
+    in_memory = plan.data == DIGITS
+    workers = options.workers if options.workers is not None else 0 if in_memory else _own_cores()
+    trainer = Trainer(
+        recipe,
+        config,
+        data,
+        Settings(out=options.out, workers=workers, save_minutes=options.save_minutes),
+        world,
+        weights=weights,
+        about=plan.about(),
+    )
+    if options.force and world.leads:
+        clear(options.out)
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    terminal.say(
+        f"{plan.arch}: {parameters / 1e6:.2f} M parameters, {len(data.train)} pictures of "
+        f"{len(data.classes)} classes, {len(data.held_out)} held out, {trainer.steps} steps per "
+        f"epoch, {trainer.precision} on {world.size} x {world.device.type}"
+    )
+    return trainer
+
+
+def _say_end(out: Path, trainer: Trainer, terminal: Terminal, stopped: int) -> None:
+    if stopped:
+        epoch, step = trainer.position
+        terminal.say(
+            f"interrupted in epoch {epoch + 1} after step {step}/{trainer.steps}, everything is "
+            f"saved; go on with: lavit-train --out {out} --resume"
+        )
+        return
+    best = next(row for row in reversed(trainer.history) if row.best)
+    terminal.say(
+        f"best.pth: {best.best} weights of epoch {best.epoch}, held-out accuracy "
+        f"{trainer.best_accuracy:.2%}; next: lavit-export --ckpt {out / 'best.pth'}"
+    )
+
+
+def _own_cores() -> int:
+    """Cores for this process when torchrun has started several on this machine."""
+    return max(available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(cli.run(main))

@@ -1,0 +1,239 @@
+"""The report as data: a pydantic model for JSON, and its rows for CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lavit_deploy.environment import Environment
+from lavit_deploy.files import write_text
+from lavit_deploy.manifest import Device
+
+SCHEMA_VERSION: Literal[1] = 1
+"""Raised whenever a reader of the version before would misunderstand a report."""
+
+CONVENTION = (
+    "FLOPs are multiply-adds: one multiply and one add are one operation. Convolutions and matrix "
+    "products count, fused attention like its eager form; biases, norms, softmax, activations and "
+    "sums do not."
+)
+"""The counting convention, printed with every count."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UncountedOperator(_Record):
+    """An operator that ran and was not counted.
+
+    Attributes:
+        operator: its name in the traced graph.
+        calls: how often it runs for one image.
+        elements: elements it writes for one image.
+        reason: why it has no multiply-adds; None where that is unknown, and it may hide some.
+    """
+
+    operator: str
+    calls: int
+    elements: int
+    reason: str | None
+
+
+class Counts(_Record):
+    """Multiply-adds of one image.
+
+    Attributes:
+        total: all of them.
+        method: "traced" from the model that runs; "closed form" from an artifact's configuration.
+        closed_form: the same total by closed form, to be compared with `total`.
+        by_part: part -> multiply-adds.
+        by_stage: stage -> part -> multiply-adds.
+        by_operator: operator -> multiply-adds; empty for a closed form.
+        uncounted: operators that were not counted.
+    """
+
+    total: int
+    method: Literal["traced", "closed form"]
+    closed_form: int
+    by_part: dict[str, int]
+    by_stage: dict[str, dict[str, int]]
+    by_operator: dict[str, int] = {}
+    uncounted: tuple[UncountedOperator, ...] = ()
+
+    @property
+    def unknown(self) -> tuple[UncountedOperator, ...]:
+        """Uncounted operators that may be matrix products or convolutions."""
+        return tuple(operator for operator in self.uncounted if operator.reason is None)
+
+
+class PublishedCounts(_Record):
+    """What the authors print.
+
+    Attributes:
+        parameters_m: parameters, millions.
+        gflops: multiply-adds, 10^9.
+        source: where.
+    """
+
+    parameters_m: float
+    gflops: float
+    source: str
+
+
+class Timing(_Record):
+    """One batch size of one model.
+
+    Attributes:
+        batch: images per call.
+        calls: timed calls.
+        turns: turns that they were taken in.
+        warmup_calls: untimed calls before the first turn.
+        settled: whether the warm-up ended stable.
+        median_ms: latency of a call, the median over turns of their medians, milliseconds.
+        median_low_ms: lower end of its 95 % confidence interval; None for too few turns.
+        median_high_ms: upper end.
+        p95_ms: 95th percentile; None for fewer than 20 calls.
+        p99_ms: 99th percentile; None for fewer than 100 calls.
+        images_per_second: batch divided by the median.
+        peak_memory_bytes: most bytes of tensors alive at once, without weights; None if unknown.
+    """
+
+    batch: int = Field(ge=1)
+    calls: int
+    turns: int
+    warmup_calls: int
+    settled: bool
+    median_ms: float
+    median_low_ms: float | None
+    median_high_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    images_per_second: float
+    peak_memory_bytes: int | None
+
+
+class ModelReport(_Record):
+    """One model.
+
+    Attributes:
+        label: as given on the command line.
+        kind: where it came from.
+        runtime: what ran it.
+        precision: of weights and activations.
+        attention: implementation of attention.
+        image_size: height and width, pixels.
+        parameters: trainable parameters.
+        parameters_by_part: part -> parameters.
+        counts: multiply-adds of one image.
+        published: the authors' counts, for a model of theirs at their size.
+        notes: what a reader must know about this model's numbers.
+        timings: one entry for each batch size that was timed.
+    """
+
+    label: str
+    kind: Literal["preset", "checkpoint", "baseline", "artifact"]
+    runtime: str
+    precision: str
+    attention: str
+    image_size: tuple[int, int]
+    parameters: int
+    parameters_by_part: dict[str, int]
+    counts: Counts
+    published: PublishedCounts | None = None
+    notes: tuple[str, ...] = ()
+    timings: tuple[Timing, ...] = ()
+
+
+class Comparison(_Record):
+    """Two models at one batch size.
+
+    Attributes:
+        model: the first.
+        reference: the second.
+        batch: images per call.
+        speedup: how many times faster the first is: the median over rounds of the reference's
+            latency over the first's.
+        low: lower end of its 95 % confidence interval; None for too few turns.
+        high: upper end.
+        winner: the faster model, None inside the noise.
+    """
+
+    model: str
+    reference: str
+    batch: int
+    speedup: float
+    low: float | None
+    high: float | None
+    winner: str | None
+
+
+class Report(_Record):
+    """A whole run of `lavit-profile`.
+
+    Attributes:
+        schema_version: `SCHEMA_VERSION` of the writer.
+        project_version: version of lavit-deploy.
+        created: time of writing, ISO 8601 UTC.
+        command: the command line.
+        environment: machine and libraries.
+        device: "cpu" or "cuda".
+        gpu: the GPU's name, if one was used.
+        threads: threads within an operator on the CPU.
+        load: processes that wanted a core in the minute before the run (load average): what others
+            took.
+        convention: what a FLOP is here.
+        method: how timings were taken; None where nothing was timed.
+        complete: False where the run was interrupted.
+        models: in the order of the command line.
+        comparisons: asked for by --compare.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    project_version: str
+    created: str
+    command: tuple[str, ...]
+    environment: Environment
+    device: Device
+    gpu: str | None = None
+    threads: int
+    load: float
+    convention: str = CONVENTION
+    method: str | None
+    complete: bool
+    models: tuple[ModelReport, ...]
+    comparisons: tuple[Comparison, ...] = ()
+
+    def write_json(self, path: Path) -> None:
+        """Write the whole report."""
+        write_text(path, self.model_dump_json(indent=2) + "\n")
+
+    def write_csv(self, path: Path) -> None:
+        """Write one row for each model and batch size; one row for a model that was not timed."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=_COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for model in self.models:
+            about = {
+                **model.model_dump(include=set(_MODEL_COLUMNS)),
+                "image_height": model.image_size[0],
+                "image_width": model.image_size[1],
+                "multiply_adds": model.counts.total,
+            }
+            for timing in model.timings or (None,):
+                writer.writerow(about | (timing.model_dump() if timing else {}))
+        write_text(path, text.getvalue())
+
+
+_MODEL_COLUMNS = ("label", "kind", "runtime", "precision", "attention", "parameters")
+_COLUMNS = (
+    *_MODEL_COLUMNS,
+    "image_height",
+    "image_width",
+    "multiply_adds",
+    *Timing.model_fields,
+)

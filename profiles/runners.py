@@ -1,0 +1,186 @@
+"""Runners: a PyTorch model, and an artifact of a bundle in its runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from lavit_deploy.errors import InferenceError, UsageError
+from lavit_deploy.manifest import Device
+from lavit_deploy.runtimes.base import Runtime
+from profiles.timing import Runner
+
+Precision = Literal["fp32", "bf16", "fp16"]
+TorchRuntime = Literal["torch", "torch-compile"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_SEED = 0
+
+
+def check_device(device: Device) -> None:
+    """Refuse a GPU that PyTorch does not see.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            f"no CUDA device is visible to PyTorch {torch.__version__}; --device cpu is available"
+        )
+
+
+def device_name(device: Device) -> str | None:
+    """Name of the GPU; None for the CPU, which the environment block names."""
+    return torch.cuda.get_device_name() if device == "cuda" else None
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Let PyTorch's operators use `threads` threads within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class TorchRunner(Runner):
+    """A PyTorch model under `inference_mode`, fed normalised float32 images.
+
+    Below float32 it runs under autocast, as it was trained: operators that need float32 keep it.
+    On a GPU a call is timed by CUDA events on the current stream, the host waiting for the second:
+    without that wait one would time the launch of kernels.
+
+    Args:
+        label: name in reports.
+        model: float32, in evaluation mode; moved to `device`.
+        image_size: height and width, pixels.
+        device: where to compute.
+        precision: of matrix products and convolutions.
+        runtime: eager, or through `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        model: nn.Module,
+        image_size: tuple[int, int],
+        *,
+        device: Device = "cpu",
+        precision: Precision = "fp32",
+        runtime: TorchRuntime = "torch",
+    ) -> None:
+        self.label = label
+        self._device, self._image_size, self._precision = device, image_size, precision
+        model = model.to(device).eval()
+        self._model = torch.compile(model) if runtime == "torch-compile" else model
+        self._images = torch.empty(0)
+
+    def prepare(self, batch: int) -> None:
+        generator = torch.Generator().manual_seed(_SEED)
+        images = torch.randn(batch, 3, *self._image_size, generator=generator)
+        self._images = images.to(self._device)
+
+    def call(self) -> float:
+        try:
+            with torch.inference_mode(), self._autocast():
+                return self._on_gpu() if self._device == "cuda" else self._on_cpu()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            raise InferenceError(
+                f"{self.label}: a batch of {len(self._images)} does not fit into the GPU's memory"
+            ) from None
+
+    def _autocast(self) -> torch.autocast:
+        dtype = DTYPES[self._precision]
+        return torch.autocast(self._device, dtype=dtype, enabled=dtype is not torch.float32)
+
+    def _on_cpu(self) -> float:
+        started = time.perf_counter()
+        self._model(self._images)
+        return time.perf_counter() - started
+
+    def _on_gpu(self) -> float:
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        start.record()
+        self._model(self._images)
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000  # milliseconds -> seconds
+
+    def peak_memory(self) -> int | None:
+        if self._device == "cuda":
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            self.call()
+            torch.cuda.synchronize()
+            return torch.cuda.max_memory_allocated() - before
+        return _cpu_peak(self.call)
+
+    def close(self) -> None:
+        self._model, self._images = nn.Identity(), torch.empty(0)
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _cpu_peak(call: Callable[[], object]) -> int:
+    """Most bytes that PyTorch's CPU allocator had given out at once during a call.
+
+    Resident memory says less: it keeps what other models left, and never shrinks. Scratch that a
+    kernel takes without asking the allocator is not seen.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler reports itself on stderr
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(file))
+        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
+    allocations = sorted(
+        (event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"
+    )
+    live = np.cumsum([size for _, size in allocations], dtype=np.int64)
+    return int(live.max(initial=0))
+
+
+class ArtifactRunner(Runner):
+    """An artifact of a bundle, fed uint8 images as the service feeds it.
+
+    A call is timed from NumPy to NumPy: normalisation, and on a GPU both copies, are included.
+
+    Args:
+        label: name in reports.
+        runtime: the opened artifact; closed with the runner.
+    """
+
+    def __init__(self, label: str, runtime: Runtime) -> None:
+        self.label = label
+        self.max_batch = runtime.max_batch
+        self._runtime = runtime
+        self._images = np.empty(0, np.uint8)
+
+    def prepare(self, batch: int) -> None:
+        shape = [batch if size is None else size for size in self._runtime.input.shape]
+        self._images = np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
+
+    def call(self) -> float:
+        started = time.perf_counter()
+        self._runtime.infer(self._images)
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        self._runtime.close()

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, save
+
+from lavit_deploy.errors import BundleError, InferenceError, UsageError
+from lavit_deploy.runtimes.openvino import OpenVinoRuntime, cpu_precisions
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    """logits = a fixed product of the mean colour: uint8 [B, 4, 4, 3] -> float32 [B, 16]."""
+    weights = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["wide", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weights"], ["logits"]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 4, 4, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 16])],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("weights", TensorProto.FLOAT, [3, 16], weights.ravel()),
+        ],
+    )
+    path = tmp_path_factory.mktemp("openvino") / "product.onnx"
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    save(model, path)
+    return path, weights
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+
+
+def exact(images, weights):
+    return images.mean(axis=(1, 2)) @ weights.astype(np.float64)
+
+
+def test_float32_computes_the_graph(graph, images):
+    path, weights = graph
+    with OpenVinoRuntime(path, max_batch=8) as runtime:
+        assert runtime.compute_types() == {"fp32": 1}
+        assert runtime.input.shape == (None, 4, 4, 3)
+        for size in (1, 5, 2):
+            # three float32 products of values up to 255
+            expected = exact(images[:size], weights)
+            np.testing.assert_allclose(runtime.infer(images[:size]), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_an_answer_is_not_changed_by_the_next_call(graph, images):
+    with OpenVinoRuntime(graph[0], max_batch=8) as runtime:
+        first = runtime.infer(images[:2])
+        kept = first.copy()
+        runtime.infer(images[2:4])
+        np.testing.assert_array_equal(first, kept)
+
+
+def test_bfloat16_is_found_in_the_compiled_graph(graph, images):
+    if "bf16" not in cpu_precisions():
+        pytest.skip("this CPU has no bfloat16 instructions")
+    path, weights = graph
+    with OpenVinoRuntime(path, max_batch=8, precision="bf16") as runtime:
+        assert runtime.compute_types() == {"bf16": 1}
+        expected = exact(images, weights)
+        difference = np.abs(runtime.infer(images) - expected).max()
+    # 8 bits of significand: visible, and small against the largest logit
+    assert 0 < difference < 0.05 * np.abs(expected).max()
+
+
+def test_a_precision_that_the_cpu_lacks_is_refused(graph):
+    with pytest.raises(UsageError, match="does not compute in int8"):
+        OpenVinoRuntime(graph[0], max_batch=8, precision="int8")
+
+
+def test_a_closed_model_says_so(graph, images):
+    runtime = OpenVinoRuntime(graph[0], max_batch=8)
+    runtime.close()
+    runtime.close()
+    with pytest.raises(InferenceError, match="closed"):
+        runtime.infer(images)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "m.xml").write_text("hello")
+    with pytest.raises(BundleError, match="openvino cannot open"):
+        OpenVinoRuntime(tmp_path / "m.xml", max_batch=8)

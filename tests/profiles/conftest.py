@@ -1,0 +1,45 @@
+import pytest
+
+from export.cli import main as export
+from lavit_deploy.bundle import Bundle
+from profiles.timing import Runner
+
+
+class Scripted(Runner):
+    """A runner whose calls take the seconds that it was given, then the last ones for ever."""
+
+    def __init__(self, label, seconds=(0.01,), log=None):
+        self.label = label
+        self.log = [] if log is None else log
+        self._seconds = list(seconds)
+        self.batches = []
+        self.closed = False
+
+    def prepare(self, batch):
+        self.batches.append(batch)
+
+    def call(self):
+        self.log.append(self.label)
+        seconds = self._seconds.pop(0) if len(self._seconds) > 1 else self._seconds[0]
+        if isinstance(seconds, BaseException):
+            raise seconds
+        return seconds
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def scripted():
+    return Scripted
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint_file, tmp_path_factory):
+    """The bundle that `lavit-export` writes for the tiny model, float32 only."""
+    out = tmp_path_factory.mktemp("profiles") / "tiny.bundle"
+    code = export(
+        ["--ckpt", str(tiny_checkpoint_file), "--out", str(out), "--batch", "1", "2", "4"]
+    )
+    assert code == 0
+    return Bundle.open(out)

@@ -1,0 +1,224 @@
+import dataclasses
+import json
+import re
+import sys
+
+import pytest
+
+from lavit_deploy.errors import InferenceError, ProfileError, UsageError
+from profiles import cli
+from profiles.report import Report, UncountedOperator
+from profiles.runners import TorchRunner
+from profiles.subjects import _TorchSubject
+
+QUICK = ["--runs", "3", "--threads", "1"]
+
+
+def test_the_command_line_has_these_options():
+    found = set(re.findall(r"--[a-z-]+", cli.parser().format_usage()))
+    assert found == {
+        "--attention", "--batch", "--compare", "--csv", "--device", "--image-size", "--json",
+        "--markdown", "--no-timing", "--plot", "--precision", "--runs", "--runtime", "--seconds",
+        "--stages", "--strict", "--threads", "--version", "--warmup", "--warmup-seconds",
+    }  # fmt: skip
+
+
+def test_a_run_prints_its_tables_and_writes_its_files(tmp_path, capsys):
+    json_file, csv_file, plot, page = (
+        tmp_path / f"report.{e}" for e in ("json", "csv", "png", "md")
+    )
+    files = ["--json", str(json_file), "--csv", str(csv_file), "--plot", str(plot)]
+    files += ["--markdown", str(page)]
+    code = cli.main(["lavit_micro", "--batch", "1", "2", *QUICK, "--strict", "--stages", *files])
+    assert code == 0
+    report = Report.model_validate_json(json_file.read_text())
+    assert report.complete
+    assert report.threads == 1
+    assert [timing.batch for timing in report.models[0].timings] == [1, 2]
+    assert len(csv_file.read_text().splitlines()) == 3
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "## Batch 2" in page.read_text()
+    printed = capsys.readouterr().out
+    for expected in ("FLOPs are multiply-adds", "stage 4", "images/s", "equal", str(json_file)):
+        assert expected in printed
+
+
+def test_two_models_are_compared(tmp_path, tiny_checkpoint_file):
+    file, tiny = tmp_path / "r.json", str(tiny_checkpoint_file)
+    comparison = ["--compare", tiny, "lavit_micro"]
+    code = cli.main([tiny, "lavit_micro", *comparison, "--batch", "1", *QUICK, "--json", str(file)])
+    (comparison,) = Report.model_validate_json(file.read_text()).comparisons
+    assert code == 0
+    assert comparison.low <= comparison.speedup <= comparison.high
+
+
+def test_a_checkpoint_its_bundle_and_a_preset_are_timed_together(
+    tmp_path, tiny_checkpoint_file, tiny_bundle
+):
+    file = tmp_path / "r.json"
+    models = [str(tiny_checkpoint_file), str(tiny_bundle.path), "lavit_micro"]
+    assert cli.main([*models, "--batch", "2", *QUICK, "--json", str(file)]) == 0
+    report = Report.model_validate_json(file.read_text())
+    assert [model.kind for model in report.models] == ["checkpoint", "artifact", "preset"]
+    assert all(model.timings[0].turns == 6 for model in report.models)
+    assert report.models[0].counts.total == report.models[1].counts.total
+
+
+def test_a_batch_beyond_the_artifacts_range_is_refused(tiny_bundle):
+    with pytest.raises(UsageError, match="at most 4 images"):
+        cli.main([str(tiny_bundle.path), "--batch", "1", "8", *QUICK])
+
+
+def test_counting_alone_times_nothing(capsys):
+    assert cli.main(["lavit_micro", "--no-timing"]) == 0
+    assert "images/s" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lavit_micro", "lavit_micro"], "twice"),
+        (["lavit_micro", "--compare", "lavit_micro", "lavit_t"], "lavit_t"),
+        (["lavit_micro", "--no-timing", "--plot", "x.png"], "--no-timing"),
+        (["lavit_micro", "--plot", "x.jpeg"], "must end in"),
+        (["lavit_micro", "--json", "/"], "is a folder"),
+    ],
+)
+def test_contradictions_are_found_before_anything_is_built(arguments, message, monkeypatch):
+    monkeypatch.setattr(cli, "resolve", pytest.fail)
+    with pytest.raises(UsageError, match=message):
+        cli.main(arguments)
+
+
+@pytest.mark.parametrize("option", ["--batch", "--runs", "--threads", "--image-size", "--seconds"])
+@pytest.mark.parametrize("value", ["0", "-1", "many", "inf"])
+def test_numbers_that_make_no_sense_end_with_code_2(option, value):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["lavit_micro", option, value])
+    assert caught.value.code == 2
+
+
+def interrupt_after(monkeypatch, calls, error):
+    """Let the runner raise `error` on its call number `calls` + 1."""
+    original, seen = TorchRunner.call, []
+
+    def call(self):
+        seen.append(self)
+        if len(seen) > calls:
+            raise error
+        return original(self)
+
+    monkeypatch.setattr(TorchRunner, "call", call)
+
+
+def test_ctrl_c_writes_what_was_measured_and_ends_with_130(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(TorchRunner, "peak_memory", lambda self: None)
+    monkeypatch.setattr("profiles.session.time_batch", _settled_at_once)
+    interrupt_after(monkeypatch, 8 + 2 * 4 + 1, KeyboardInterrupt())
+    file = tmp_path / "r.json"
+    code = cli.main(["lavit_micro", "--batch", "1", "--runs", "60", "--json", str(file)])
+    assert code == 130
+    report = Report.model_validate_json(file.read_text())
+    assert not report.complete
+    assert report.models[0].timings[0].turns == 2
+    captured = capsys.readouterr()
+    assert "interrupted" in captured.err
+    assert "images/s" in captured.out
+
+
+def _settled_at_once(runners, plan, result, notify):
+    """`time_batch` with a warm-up of exactly eight calls, so that calls can be counted."""
+    from profiles import timing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "_SETTLED", float("inf"))
+        timing.time_batch(runners, plan, result, notify)
+
+
+def test_ctrl_c_while_counting_writes_the_models_that_were_counted(monkeypatch, tmp_path):
+    measure, seen = _TorchSubject.measure, []
+
+    def stop_at_the_second(self):
+        seen.append(self.label)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return measure(self)
+
+    monkeypatch.setattr(_TorchSubject, "measure", stop_at_the_second)
+    file = tmp_path / "r.json"
+    assert cli.main(["lavit_micro", "lavit_t", "--json", str(file)]) == 130
+    assert [model.label for model in Report.model_validate_json(file.read_text()).models] == [
+        "lavit_micro"
+    ]
+
+
+def test_a_model_that_fails_keeps_what_was_measured_before(monkeypatch, tmp_path):
+    interrupt_after(monkeypatch, 0, InferenceError("out of memory"))
+    file = tmp_path / "r.json"
+    with pytest.raises(InferenceError):
+        cli.main(["lavit_micro", *QUICK, "--json", str(file)])
+    assert json.loads(file.read_text())["complete"] is False
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Change what the models' counts come out as."""
+    measure = _TorchSubject.measure
+
+    def change(**values):
+        def changed(self):
+            report = measure(self)
+            return report.model_copy(update={"counts": report.counts.model_copy(update=values)})
+
+        monkeypatch.setattr(_TorchSubject, "measure", changed)
+
+    return change
+
+
+def test_strict_fails_on_an_operator_that_may_hide_a_product(measured, capsys):
+    unknown = UncountedOperator(operator="aten::cdist", calls=1, elements=1, reason=None)
+    measured(uncounted=(unknown,))
+    with pytest.raises(ProfileError, match="cdist"):
+        cli.main(["lavit_micro", "--no-timing", "--strict"])
+    assert cli.main(["lavit_micro", "--no-timing"]) == 0
+    assert "aten::cdist" in capsys.readouterr().out
+
+
+def test_strict_fails_where_the_closed_form_says_otherwise(measured, capsys):
+    measured(closed_form=17)
+    with pytest.raises(ProfileError, match="closed form"):
+        cli.main(["lavit_micro", "--no-timing", "--strict"])
+    assert cli.main(["lavit_micro", "--no-timing"]) == 0
+    assert "equal" not in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_costs_no_tables(tmp_path, capsys):
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+    with pytest.raises(UsageError, match="cannot write"):
+        cli.main(["lavit_micro", "--no-timing", "--json", str(blocker / "r.json")])
+    assert "lavit_micro" in capsys.readouterr().out
+
+
+def test_entry_turns_errors_into_exit_codes(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lavit-profile", "lavit_xxl"])
+    with pytest.raises(SystemExit) as caught:
+        cli.entry()
+    assert caught.value.code == UsageError.exit_code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_settings_reach_the_models(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "resolve", lambda name, settings: seen.append(settings))
+    arguments = ["lavit_t", "--attention", "eager", "--image-size", "256", "--precision", "bf16"]
+    options = cli.parser().parse_args([*arguments, "--runtime", "torch-compile", "--threads", "3"])
+    cli._session(options)
+    assert dataclasses.asdict(seen[0]) == {
+        "device": "cpu",
+        "threads": 3,
+        "precision": "bf16",
+        "runtime": "torch-compile",
+        "attention": "eager",
+        "image_size": 256,
+    }

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lavit_deploy.errors import UsageError
+from lavit_deploy.runtimes.opening import open_artifact
+from profiles.runners import ArtifactRunner, TorchRunner, check_device, torch_threads
+
+
+class Chain(nn.Module):
+    """Three sums in a row: at most two results live at once, the last alone at the end."""
+
+    def forward(self, x):
+        self.mode = torch.is_inference_mode_enabled()
+        self.dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        return x + 1 + 1 + 1
+
+
+def test_peak_memory_is_the_bytes_of_the_tensors_alive_together():
+    runner = TorchRunner("chain", Chain(), (16, 16))
+    runner.prepare(2)
+    runner.call()
+    images = 2 * 3 * 16 * 16 * 4
+    assert 2 * images <= runner.peak_memory() < 2 * images + 64  # PyTorch's copies of the number 1
+
+
+def test_a_model_runs_under_inference_mode_in_float32():
+    model = Chain()
+    runner = TorchRunner("chain", model, (8, 8))
+    runner.prepare(1)
+    assert runner.call() > 0
+    assert model.mode
+    assert model.dtype is None
+
+
+def test_lower_precision_is_autocast(tiny_model):
+    model = Chain()
+    runner = TorchRunner("chain", model, (8, 8), precision="bf16")
+    runner.prepare(1)
+    runner.call()
+    assert model.dtype is torch.bfloat16
+    lavit = TorchRunner("lavit", tiny_model, tiny_model.config.image_size, precision="bf16")
+    lavit.prepare(2)
+    assert lavit.call() > 0
+
+
+def test_threads_are_set_within_the_block_and_restored_after_it():
+    before = torch.get_num_threads()
+    with torch_threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_a_message():
+    with pytest.raises(UsageError, match="no CUDA device"):
+        check_device("cuda")
+
+
+def test_an_artifact_is_run_on_uint8_images_of_the_batch(tiny_bundle):
+    seen = []
+    (artifact,) = tiny_bundle.manifest.artifacts
+    with ArtifactRunner("onnx", open_artifact(tiny_bundle, artifact, threads=1)) as runner:
+        infer = runner._runtime.infer
+        runner._runtime.infer = lambda images: seen.append(images) or infer(images)
+        runner.prepare(3)
+        assert runner.call() > 0
+    assert runner.max_batch == 4
+    assert seen[0].shape == (3, 32, 32, 3)
+    assert seen[0].dtype == np.uint8
+    assert runner.peak_memory() is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_call_is_timed_to_its_end_and_its_memory_counted():
+    runner = TorchRunner("chain", Chain(), (256, 256), device="cuda")
+    runner.prepare(8)
+    assert runner.call() > 0
+    assert runner.peak_memory() >= 2 * (8 * 3 * 256 * 256 * 4)

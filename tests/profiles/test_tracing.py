@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch import nn
+
+from lavit_deploy.config import preset
+from lavit_deploy.counting import multiply_adds, parameter_count
+from lavit_deploy.model import LaViT
+from profiles.baselines import closed_form
+from profiles.closed_form import total
+from profiles.tracing import parameters_by_part, trace
+
+PRESET_SIZES = [
+    ("lavit_micro", 64),
+    ("lavit_micro", 96),
+    ("lavit_t", 224),
+    ("lavit_t", 256),
+    ("lavit_s", 96),
+    ("lavit_s", 224),
+    ("lavit_b", 224),
+]
+
+
+def without_zeros(counts):
+    return {stage: +by_part for stage, by_part in counts.items()}
+
+
+@pytest.mark.parametrize(("name", "size"), PRESET_SIZES)
+def test_lavit_traced_is_lavit_by_closed_form_in_every_stage_and_part(name, size):
+    config = preset(name, image_size=size)
+    model = LaViT(config).eval()
+    traced = trace(model, torch.zeros(1, 3, size, size), "lavit")
+    assert without_zeros(traced.by_stage) == without_zeros(closed_form(config))
+    assert traced.total == total(closed_form(config)) == multiply_adds(config).total()
+
+
+@pytest.mark.parametrize("changes", [{"class_token": True}, {"attention_residual": False}])
+def test_variants_of_lavit_agree_too(tiny_model, changes):
+    import dataclasses
+
+    config = dataclasses.replace(tiny_model.config, **changes)
+    traced = trace(LaViT(config).eval(), torch.zeros(1, 3, 32, 32), "lavit")
+    assert without_zeros(traced.by_stage) == without_zeros(closed_form(config))
+
+
+@pytest.mark.parametrize("name", ["lavit_micro", "lavit_s"])
+def test_parameters_by_part_are_those_of_the_closed_form(name):
+    config = preset(name)
+    assert parameters_by_part(LaViT(config), "lavit") == +parameter_count(config)
+
+
+def test_every_operator_of_lavit_that_is_not_counted_has_a_reason(tiny_model):
+    traced = trace(tiny_model, torch.zeros(1, 3, 32, 32), "lavit")
+    assert {one.operator for one in traced.uncounted} >= {"aten::softmax", "aten::gelu"}
+    assert all(one.reason for one in traced.uncounted)
+
+
+def test_elements_of_uncounted_operators_are_counted():
+    model = nn.Sequential(nn.GELU(), nn.GELU())
+    (gelu,) = trace(model, torch.zeros(1, 3, 5, 7), "lavit").uncounted
+    assert (gelu.operator, gelu.calls, gelu.elements) == ("aten::gelu", 2, 2 * 3 * 5 * 7)
+
+
+class HiddenProduct(torch.autograd.Function):
+    """A matrix product that the tracer cannot look into."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x @ x.transpose(-2, -1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise NotImplementedError
+
+
+class Opaque(nn.Module):
+    def forward(self, x):
+        return HiddenProduct.apply(x).softmax(-1)
+
+
+class Distances(nn.Module):
+    def forward(self, x):
+        return torch.cdist(x, x)
+
+
+@pytest.mark.parametrize(
+    ("model", "operator"), [(Opaque(), "HiddenProduct"), (Distances(), "aten::cdist")]
+)
+def test_an_operator_that_may_hide_a_product_is_listed_first_and_without_a_reason(model, operator):
+    first = trace(model, torch.zeros(1, 3, 4, 4), "lavit").uncounted[0]
+    assert operator in first.operator
+    assert first.reason is None
+
+
+def test_tracing_leaves_the_model_as_it_was():
+    from profiles.baselines import BASELINES
+    from profiles.transformers_models import build
+
+    model = build(BASELINES["swin_tiny"], "sdpa")
+    layers = [module for module in model.modules() if hasattr(module, "shift_size")]
+    before = [(layer.window_size, layer.shift_size) for layer in layers]
+    trace(model, torch.zeros(1, 3, 224, 224), "swin")
+    after = [(layer.window_size, layer.shift_size) for layer in layers]
+    assert after == before
+    assert {type(number) for pair in after for number in pair} == {int}

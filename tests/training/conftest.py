@@ -1,0 +1,133 @@
+"""A tiny data set, a tiny model and a short recipe with every kind of augmentation switched on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lavit_deploy.config import LaViTConfig
+from lavit_deploy.preprocess import Preprocess
+from lavit_deploy.training.distributed import World
+from lavit_deploy.training.interruption import Interruption
+from lavit_deploy.training.metrics import Terminal
+from lavit_deploy.training.pictures import ArrayPictures, DataSource
+from lavit_deploy.training.recipe import Recipe
+from lavit_deploy.training.trainer import Settings, Trainer
+
+CLASSES = ("blue", "green", "red")
+
+CONFIG = LaViTConfig(
+    image_size=(64, 64),
+    num_classes=len(CLASSES),
+    depths=(1, 1, 2, 2),
+    dims=(8, 8, 16, 16),
+    heads=(1, 1, 2, 2),
+    mlp_ratios=(1, 1, 1, 1),
+    sr_ratios=(8, 4, 2, 1),
+    la_start=(0, 0, 2, 2),
+)
+
+RECIPE = Recipe(
+    image_size=64,
+    epochs=2,
+    batch_size=8,
+    repeats=2,
+    base_lr=0.5,
+    warmup_epochs=0.5,
+    ema_epochs=0.5,
+    crop_scale=(0.3, 1.0),
+    rotation=5.0,
+    seed=4,
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Sums in one order, and no threads waiting for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def coloured(label, random):
+    """A noisy picture [20, 24, 3] whose brightest channel tells its class."""
+    pixels = random.integers(0, 120, (20, 24, 3))
+    pixels[..., 2 - label] += 120
+    return pixels.astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def data():
+    """27 pictures to train on (3 steps of 8), 11 held out."""
+    random = np.random.default_rng(0)
+
+    def pictures(count):
+        labels = [index % len(CLASSES) for index in range(count)]
+        return ArrayPictures(np.stack([coloured(label, random) for label in labels]), labels)
+
+    return DataSource(pictures(27), pictures(11), CLASSES, Preprocess(resize=64, crop=(64, 64)))
+
+
+@pytest.fixture
+def recipe():
+    return RECIPE
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """train/ and val/ with one folder of PNG files per class."""
+    random = np.random.default_rng(1)
+    root = tmp_path / "pictures"
+    for part, count in (("train", 4), ("val", 2)):
+        for label, name in enumerate(CLASSES):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.fromarray(coloured(label, random))
+                image.save(root / part / name / f"{number}.png")
+    return root
+
+
+class StoppingTerminal(Terminal):
+    """Raises a signal after a number of batches, as a person pressing Ctrl-C would."""
+
+    def __init__(self, signal_number=None, after=None):
+        super().__init__(10, quiet=True)
+        self.signal_number, self.after, self.batches = signal_number, after, 0
+
+    def advance(self):
+        super().advance()
+        self.batches += 1
+        if self.batches == self.after:
+            import signal
+
+            signal.raise_signal(self.signal_number)
+
+
+@pytest.fixture
+def make_trainer(data, tmp_path):
+    """A trainer of the tiny model, on one process; changes go to the recipe."""
+
+    def make(out="out", **changes):
+        return Trainer(
+            dataclasses.replace(RECIPE, **changes),
+            CONFIG,
+            data,
+            Settings(out=tmp_path / out, board=False),
+            World(0, 1, torch.device("cpu")),
+        )
+
+    return make
+
+
+@pytest.fixture
+def run():
+    """Run a trainer, with a signal after some batches if asked; what it returned."""
+
+    def run(trainer, signal_number=None, after=None):
+        with Interruption() as interruption:
+            return trainer.run(interruption, StoppingTerminal(signal_number, after))
+
+    return run
