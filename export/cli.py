@@ -48,14 +48,14 @@ def make_parser() -> argparse.ArgumentParser:
     half.add_argument("--bf16", action="store_true", help="also build bfloat16")
     what.add_argument(
         "--target",
-        choices=("auto", "onnx"),
+        choices=("auto", "onnx", "openvino"),
         default="auto",
         help="auto: all that can be built on this machine",
     )
     what.add_argument(
         "--no-fold",
         action="store_true",
-        help="keep the operators as the paper writes them; default: rewrite them, exactly, to fewer",
+        help="keep the paper's operators; default: rewrite them, exactly, to fewer",
     )
     what.add_argument(
         "--batch",
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None) -> int:
         pictures = sample_pictures(checkpoint.preprocess)
     job = pipeline.Job(
         checkpoint=checkpoint,
-        plan=make_plan(half, options.device),
+        plan=make_plan(options.target, half, options.device),
         pictures=pictures,
         batch=batch,
         name=options.name or options.ckpt.stem,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -14,6 +14,9 @@ from export.onnx_graph import INPUT_NAME, SCOPES_KEY
 from lavit_deploy.model import LaViT
 from lavit_deploy.preprocess import Pixels, Preprocess, normalise
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
+
+GraphRunner = Callable[[onnx.ModelProto, list[str], Pixels], list[np.ndarray]]
+"""Runs a graph on uint8 pictures [B, H, W, 3] and gives the outputs of these names."""
 
 _ROOT = "model."
 """Scope of the LaViT inside the exported wrapper."""
@@ -35,6 +38,7 @@ def first_departure(
     preprocess: Preprocess,
     *,
     tolerance: float,
+    run: GraphRunner | None = None,
 ) -> str:
     """Name the first layer whose output is further from PyTorch's than allowed.
 
@@ -44,13 +48,14 @@ def first_departure(
         images: a few uint8 pictures [B, H, W, 3].
         preprocess: mean and std of the reference.
         tolerance: largest allowed ||difference|| / ||reference|| of a layer's output.
+        run: runs a graph; default: ONNX Runtime on the CPU.
 
     Returns:
         The layer's name and its relative error; the worst layer where none passes the tolerance.
     """
     expected = _torch_outputs(model, images, preprocess)
     worst, worst_error = "", -1.0
-    for name, found in _graph_outputs(graph, list(expected), images):
+    for name, found in _graph_outputs(graph, list(expected), images, run or run_onnxruntime):
         error = _relative_error(found, expected[name])
         if not error <= tolerance:  # NaN departs too
             return f"{name} (relative error {error:.2g})"
@@ -88,10 +93,9 @@ def _torch_outputs(model: LaViT, images: Pixels, preprocess: Preprocess) -> dict
 
 
 def _graph_outputs(
-    graph: onnx.ModelProto, names: list[str], images: Pixels
+    graph: onnx.ModelProto, names: list[str], images: Pixels, run: GraphRunner
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The same outputs of the graph, read by making each an output of a copy."""
-    ort = import_onnxruntime()
     opened = onnx.ModelProto()
     opened.CopyFrom(graph)
     values = {name: value for name, value in _last_values(graph).items() if name in names}
@@ -100,10 +104,17 @@ def _graph_outputs(
     for value in values.values():
         if value not in present:
             opened.graph.output.append(types[value])
-    session = ort.InferenceSession(opened.SerializeToString(), providers=["CPUExecutionProvider"])
     ordered = [name for name in names if name in values]
-    results = session.run([values[name] for name in ordered], {INPUT_NAME: images})
+    results = run(opened, [values[name] for name in ordered], images)
     yield from zip(ordered, results, strict=True)
+
+
+def run_onnxruntime(graph: onnx.ModelProto, outputs: list[str], images: Pixels) -> list[np.ndarray]:
+    """Run a graph on pictures in ONNX Runtime on the CPU and give some of its outputs."""
+    session = import_onnxruntime().InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(outputs, {INPUT_NAME: images})
 
 
 def _last_values(graph: onnx.ModelProto) -> dict[str, str]:

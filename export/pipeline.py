@@ -11,7 +11,7 @@ from pathlib import Path
 from export.parity import reference_logits
 from export.pictures import Pictures
 from export.plan import Plan
-from export.workbench import Workbench
+from export.workbench import Built, Workbench
 from lavit_deploy import __version__
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.checkpoint import Checkpoint
@@ -20,17 +20,13 @@ from lavit_deploy.errors import UsageError
 from lavit_deploy.files import atomic_directory
 from lavit_deploy.folding.fold import Folding
 from lavit_deploy.folding.fold import fold as fold_model
-from lavit_deploy.manifest import Artifact, BatchRange, Manifest, Timing
+from lavit_deploy.manifest import Artifact, BatchRange, Manifest, Precision
 from lavit_deploy.manifest import Checkpoint as CheckpointRecord
 from lavit_deploy.model import LaViT
-from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
-from lavit_deploy.timing import alternate, median_ms
+from lavit_deploy.tuning import retune, save
 
 Progress = Callable[[str], None]
 """Told the name of each step as it begins."""
-
-_TIMING_RUNS = 20
-_TIMING_SECONDS = 10.0  # for each batch size, over all artifacts
 
 
 @dataclass(frozen=True)
@@ -75,9 +71,10 @@ class Job:
 def step_names(plan: Plan) -> list[str]:
     """Every step that `export_bundle` will report, in order."""
     names = ["reference logits"]
-    for precision in plan.precisions:
+    for precision in plan.onnx:
         names += [f"build onnx-{precision}", f"parity of onnx-{precision}"]
-    return [*names, "latency"]
+    names += [f"openvino-{precision}" for precision in plan.openvino]
+    return [*names, "latency and memory"]
 
 
 def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bundle:
@@ -112,14 +109,18 @@ def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bu
             folding.model if folding else None,
         )
         artifacts = []
-        for precision in job.plan.precisions:
+        graphs: dict[Precision, Built] = {}
+        for precision in job.plan.onnx:
             progress(f"build onnx-{precision}")
-            built = bench.build(precision, folder)
+            graphs[precision] = bench.build(precision, folder)
             progress(f"parity of onnx-{precision}")
-            artifacts.append(bench.judge(built))
-        progress("latency")
-        artifacts = _timed(artifacts, job, folder)
+            artifacts.append(bench.judge(graphs[precision]))
+        for precision in job.plan.openvino:
+            progress(f"openvino-{precision}")
+            artifacts.append(bench.openvino(graphs["fp32"], precision))
+        progress("latency and memory")
         Bundle.write_manifest(folder, _manifest(job, artifacts))
+        save(retune(Bundle.open(folder), device=job.plan.device))
     return Bundle.open(out)
 
 
@@ -135,39 +136,6 @@ def check_destination(out: Path, *, force: bool) -> None:
         raise UsageError(f"{out} exists and is not a bundle: choose another --out")
     if any(out.iterdir()) and not force:
         raise UsageError(f"{out} exists: --force replaces it, --out writes elsewhere")
-
-
-def _timed(artifacts: list[Artifact], job: Job, folder: Path) -> list[Artifact]:
-    """Time every artifact that runs here and passed, in turn, at the smallest and best batch."""
-    device = job.plan.device
-    chosen = [item for item in artifacts if item.passed and device in item.devices]
-    timings: dict[str, list[Timing]] = {item.name: [] for item in artifacts}
-    runtimes = {
-        item.name: OnnxRuntime(folder / item.file, max_batch=job.batch.maximum, device=device)
-        for item in chosen
-    }
-    try:
-        for size in sorted({job.batch.minimum, job.batch.optimum}):
-            images = job.pictures.images.repeat(-(-size // len(job.pictures.images)), axis=0)[:size]
-            calls = {
-                name: lambda runtime=runtime: runtime.infer(images)  # noqa: B023 - called in this turn of the loop
-                for name, runtime in runtimes.items()
-            }
-            measured = alternate(calls, runs=_TIMING_RUNS, budget_seconds=_TIMING_SECONDS)
-            for name, seconds in measured.items():
-                milliseconds = median_ms(seconds)
-                timings[name].append(
-                    Timing(
-                        batch=size,
-                        median_ms=milliseconds,
-                        images_per_second=size * 1e3 / milliseconds,
-                        runs=len(seconds),
-                    )
-                )
-    finally:
-        for runtime in runtimes.values():
-            runtime.close()
-    return [item.model_copy(update={"timings": tuple(timings[item.name])}) for item in artifacts]
 
 
 def _manifest(job: Job, artifacts: list[Artifact]) -> Manifest:

@@ -29,14 +29,14 @@ def print_plan(console: Console, job: Job, out: Path) -> None:
         console.print(f"  [yellow]assumed[/yellow] {escape(sentence)}", highlight=False)
     for step in job.plan.steps:
         colour = "dim" if step.action == "skip" else "green"
-        line = f"  [{colour}]{step.action:<5}[/{colour}] {step.what:<10} {escape(step.why)}"
+        line = f"  [{colour}]{step.action:<5}[/{colour}] {step.what:<13} {escape(step.why)}"
         console.print(line, highlight=False, soft_wrap=True)
     if job.folding is None:
         sentence = "--no-fold: the graph keeps the operators of the paper"
         console.print(f"  [dim]skip [/dim] folding    {sentence}", highlight=False)
     else:
         console.print(
-            f"  [green]fold [/green] {'model':<10} exactly: {_change(job.folding)}",
+            f"  [green]fold [/green] {'model':<13} exactly: {_change(job.folding)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -96,7 +96,7 @@ def print_result(console: Console, job: Job, bundle: Bundle, seconds: float) -> 
         milliseconds = {timing.batch: f"{timing.median_ms:.1f}" for timing in item.timings}
         table.add_row(
             item.name,
-            f"{item.size_bytes / _MIB:.1f}",
+            f"{item.total_bytes / _MIB:.1f}",
             item.precision_found,
             "[green]passed[/green]" if item.passed else "[red]FAILED[/red]",
             f"{strictest.top1_agreement:.1%}",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
 
-from export.departure import first_departure
+from export.departure import GraphRunner, first_departure
 from export.onnx_graph import OPSET, write_onnx
+from export.openvino_ir import ensure_ir, run_openvino
 from export.parity import TOLERANCES, compare, run_artifact
 from export.pictures import Pictures
 from export.precision import compute_types, precision_found, to_precision
@@ -22,6 +24,7 @@ from lavit_deploy.manifest import Artifact, BatchRange, Device, Parity, Precisio
 from lavit_deploy.model import LaViT
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
+from lavit_deploy.runtimes.openvino import OpenVinoRuntime, import_openvino
 
 _DEPARTURE_PICTURES = 4
 
@@ -91,9 +94,6 @@ class Workbench:
         if device == "cpu" and parity.method == "run" and precision != "fp32":
             rounded = self._rounded(built)
         found = precision_found(built.graph)
-        if found != precision:
-            reason = f"asked for {precision}, the graph computes in {found}"
-            parity = parity.model_copy(update={"passed": False, "reason": reason})
         return Artifact(
             name=f"onnx-{precision}",
             file=built.file.name,
@@ -110,13 +110,51 @@ class Workbench:
             devices=devices,
             device=device,
             build_seconds=round(built.seconds, 2),
-            parity=parity,
+            parity=_with_precision(parity, precision, found),
             rounded_parity=rounded,
+        )
+
+    def openvino(self, built: Built, precision: Precision) -> Artifact:
+        """Convert a float32 graph to OpenVINO's format, and compare it in one precision.
+
+        Args:
+            built: the float32 ONNX graph; the IR is written beside it, once for all precisions.
+            precision: what OpenVINO is to compute in.
+        """
+        start = time.perf_counter()
+        xml = built.file.with_name("model.openvino.xml")
+        weights = ensure_ir(built.file, xml)
+        with OpenVinoRuntime(xml, max_batch=self.batch.maximum, precision=precision) as runtime:
+            seconds = time.perf_counter() - start
+            logits = run_artifact(runtime, self.pictures.images, self._sizes)
+            types = runtime.compute_types()
+        parity = self._verdict(
+            logits, precision, built.graph, run=partial(run_openvino, precision=precision)
+        )
+        found = types.most_common(1)[0][0]
+        return Artifact(
+            name=f"openvino-{precision}",
+            file=xml.name,
+            sha256=sha256_of(xml),
+            size_bytes=xml.stat().st_size,
+            extra_files=(weights,),
+            runtime="openvino",
+            runtime_version=import_openvino().__version__,
+            format_version="OpenVINO IR 11",
+            precision_requested=precision,
+            precision_found=found,
+            folded=self.folded is not None,
+            compute_types=dict(types),
+            batch=self.batch,
+            devices=("cpu",),
+            device="cpu",
+            build_seconds=round(seconds, 2),
+            parity=_with_precision(parity, precision, found),
         )
 
     def _as_it_is(self, built: Built, device: Device) -> Parity:
         logits = self._run(built.file, device)
-        return self._verdict(logits, built.precision, built.graph, method="run")
+        return self._verdict(logits, built.precision, built.graph)
 
     def _rounded(self, built: Built) -> Parity:
         """Parity of what half-precision hardware computes, found on a CPU (see `widening`)."""
@@ -129,7 +167,13 @@ class Workbench:
         return self._verdict(logits, built.precision, wide, method=method)
 
     def _verdict(
-        self, logits: Logits, precision: Precision, graph: onnx.ModelProto, *, method: str
+        self,
+        logits: Logits,
+        precision: Precision,
+        graph: onnx.ModelProto,
+        *,
+        method: str = "run",
+        run: GraphRunner | None = None,
     ) -> Parity:
         parity = compare(
             logits, self.reference, precision, source=self.pictures.source, method=method
@@ -142,13 +186,26 @@ class Workbench:
             self.pictures.images[:_DEPARTURE_PICTURES],
             self.checkpoint.preprocess,
             tolerance=TOLERANCES[precision].relative,
+            run=run,
         )
         return parity.model_copy(update={"first_departure": layer})
 
     def _run(self, file: Path, device: Device) -> Logits:
-        sizes = (1, self.batch.optimum, min(3, self.batch.maximum))
         with OnnxRuntime(file, max_batch=self.batch.maximum, device=device) as runtime:
-            return run_artifact(runtime, self.pictures.images, sizes)
+            return run_artifact(runtime, self.pictures.images, self._sizes)
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """Batch sizes that parity cycles through."""
+        return (1, self.batch.optimum, min(3, self.batch.maximum))
+
+
+def _with_precision(parity: Parity, asked: Precision, found: str) -> Parity:
+    """The comparison, failed if the artifact computes in another precision than was asked for."""
+    if found == asked:
+        return parity
+    reason = f"asked for {asked}, the artifact computes in {found}"
+    return parity.model_copy(update={"passed": False, "reason": reason})
 
 
 def _devices(precision: Precision) -> tuple[Device, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -130,26 +132,36 @@ def measure_footprint(
 
 def _probe(path: str, name: str, device: Device, threads: str) -> Footprint:
     """Open an artifact, run its optimum batch, and report on this process."""
-    import resource
-    import time
-    from pathlib import Path
-
     bundle = Bundle.open(Path(path))
     artifact = bundle.artifact(name)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_mib()
     start = time.perf_counter()
     with open_artifact(bundle, artifact, device=device, threads=int(threads) or None) as runtime:
         seconds = time.perf_counter() - start
         size = artifact.batch.optimum
         runtime.infer(_noise(size, bundle.manifest.config.image_size))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    to_mib = 1 / 1024 if sys.platform != "darwin" else 1 / 2**20  # kibibytes, on macOS bytes
+    peak = _peak_mib()
     return Footprint(
         load_seconds=round(seconds, 3),
         batch=size,
-        peak_mib=round(peak * to_mib, 1),
-        own_mib=round((peak - before) * to_mib, 1),
+        peak_mib=round(peak, 1),
+        own_mib=round(peak - before, 1),
     )
+
+
+def _peak_mib() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    try:
+        # Not getrusage: on Linux its figure starts from that of the parent before the exec.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass  # not Linux
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
 def save(bundle: Bundle) -> None:

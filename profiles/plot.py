@@ -46,8 +46,10 @@ def draw(report: Report, path: Path) -> None:
                 if timing.batch == batch:
                     point = (model.counts.total / 1e9, timing.images_per_second)
                     axes.scatter(*point, marker=_MARKERS[model.kind], color="C0")
+                    # Neighbours are mostly one of ours and one baseline: labels above and below.
+                    offset = (6, -11) if model.kind == "baseline" else (6, 5)
                     axes.annotate(
-                        model.label, point, textcoords="offset points", xytext=(6, 3), fontsize=8
+                        model.label, point, textcoords="offset points", xytext=offset, fontsize=8
                     )
         axes.set_title(f"batch {batch}")
         axes.set_xlabel("multiply-adds of one image, G")

@@ -19,8 +19,8 @@ _PART_TITLES = {
     "mlp": "MLP",
     HEAD: "head",
 }
-_NARROWEST = 110
-"""Width for output that is no terminal: a table cut at 80 columns would lose its numbers."""
+_NARROWEST = 130
+"""Width for output that is no terminal: at 80 columns most cells would be broken into lines."""
 
 
 def show(console: Console, report: Report, *, stages: bool = False) -> None:

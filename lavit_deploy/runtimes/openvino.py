@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -47,14 +47,18 @@ def cpu_precisions() -> tuple[Precision, ...]:
     return ("fp32", "bf16") if "BF16" in capabilities else ("fp32",)
 
 
+def precision_config(precision: Precision) -> dict[str, Any]:
+    """OpenVINO's configuration for a precision; by itself it takes bfloat16 where it can."""
+    return {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
+
+
 class OpenVinoRuntime(Runtime):
     """One compiled OpenVINO model with input uint8 [B, H, W, 3].
 
     Args:
         file: an IR (`.xml`, its `.bin` beside it) or an ONNX file.
         max_batch: largest batch to accept.
-        precision: what to compute in. OpenVINO otherwise picks bfloat16 by itself where the CPU
-            has it, so the precision is always set.
+        precision: what to compute in.
         threads: threads; default: the cores this process may use.
         mode: "latency" runs a batch on all threads, "throughput" may split them into streams.
         cache: folder in which OpenVINO keeps compiled models, None for no cache.
@@ -85,8 +89,7 @@ class OpenVinoRuntime(Runtime):
                 f"this CPU does not compute in {precision} with OpenVINO, "
                 f"only in {', '.join(native)}"
             )
-        config = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        config = precision_config(precision) | {
             "INFERENCE_NUM_THREADS": threads or available_cores(),
             "PERFORMANCE_HINT": mode.upper(),
         }

@@ -2,48 +2,58 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 
 from export.cli import main, make_parser, read_classes
+from export.departure import first_departure
+from export.onnx_graph import write_onnx
+from export.openvino_ir import run_openvino
 from export.parity import compare, reference_logits
 from export.pictures import folder_pictures, sample_pictures
+from export.plan import make_plan
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.checkpoint import save_checkpoint
 from lavit_deploy.choice import Wish, choose
 from lavit_deploy.errors import ParityError, UsageError
+from lavit_deploy.manifest import BatchRange
 from lavit_deploy.model import LaViT
 from lavit_deploy.runtimes.opening import open_artifact
+from lavit_deploy.runtimes.openvino import cpu_precisions
 
 
 def test_the_bundle_holds_what_the_manifest_says(tiny_bundle):
     manifest = tiny_bundle.manifest
-    assert [item.name for item in manifest.artifacts] == ["onnx-fp32", "onnx-fp16"]
+    openvino = [f"openvino-{precision}" for precision in cpu_precisions()]
+    names = [item.name for item in manifest.artifacts]
+    assert names == ["onnx-fp32", "onnx-fp16", *openvino]
     assert {item.name for item in tiny_bundle.path.iterdir()} == {
         "manifest.json",
         *(item.file for item in manifest.artifacts),
+        *(extra.file for item in manifest.artifacts for extra in item.extra_files),
     }
     for item in manifest.artifacts:
         file = tiny_bundle.verified_file(item)
         assert file.stat().st_size == item.size_bytes
         assert item.precision_found == item.precision_requested
-        assert item.parity.passed
+        assert item.passed
         assert item.parity.images == 64
         assert [timing.batch for timing in item.timings] == [1, 4]
         assert all(timing.median_ms > 0 for timing in item.timings)
+        assert 0 < item.footprint.own_mib < item.footprint.peak_mib
     assert manifest.classes == ("ant", "bee", "cat", "dog", "eel")
 
 
 def test_half_precision_is_about_half_the_weights(tiny_checkpoint, tiny_bundle):
     sizes = {}
-    for item in tiny_bundle.manifest.artifacts:
-        import onnx
-
-        graph = onnx.load(tiny_bundle.verified_file(item)).graph
-        sizes[item.name] = sum(len(i.raw_data) for i in graph.initializer)
+    for name in ("onnx-fp32", "onnx-fp16"):
+        graph = onnx.load(tiny_bundle.verified_file(tiny_bundle.artifact(name))).graph
+        sizes[name] = sum(len(item.raw_data) for item in graph.initializer)
     assert sizes["onnx-fp16"] < 0.75 * sizes["onnx-fp32"]
 
 
@@ -59,13 +69,13 @@ def test_every_artifact_predicts_what_the_checkpoint_predicts(
 
 def test_an_existing_bundle_is_kept_unless_forced(tiny_checkpoint_file, tmp_path):
     out = tmp_path / "b"
-    arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(out)]
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(out), "--target", "onnx"]
     assert main(arguments) == 0
     created = Bundle.open(out).manifest.created
     with pytest.raises(UsageError, match="--force replaces it"):
         main(arguments)
     assert Bundle.open(out).manifest.created == created
-    assert main([*arguments, "--force", "--name", "second"]) == 0
+    assert main([*arguments, "--force", "--name", "second", "--no-fold"]) == 0
     assert Bundle.open(out).manifest.name == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
@@ -96,7 +106,7 @@ def test_failed_parity_ends_in_1_keeps_the_artifact_and_names_the_layer(
     overflowing, tmp_path, capsys
 ):
     out = tmp_path / "b"
-    assert main(["--ckpt", str(overflowing), "--fp16", "--out", str(out)]) == 1
+    assert main(["--ckpt", str(overflowing), "--fp16", "--out", str(out), "--target", "onnx"]) == 1
     bundle = Bundle.open(out)
     fp32, fp16 = bundle.manifest.artifacts
     assert fp32.parity.passed
@@ -122,7 +132,7 @@ def test_bf16_says_that_it_was_not_run_as_it_is(tiny_checkpoint_file, tmp_path):
     assert bf16.timings == ()
     assert "rounded to bf16" in bf16.parity.method
     assert bf16.precision_found == "bf16"
-    assert choose(bundle, Wish()).artifact.name == "onnx-fp32"
+    assert choose(bundle, Wish(runtime="onnxruntime")).artifact.name == "onnx-fp32"
 
 
 def test_class_names_are_read_from_text_and_json(tmp_path):
@@ -192,6 +202,7 @@ OPTIONS = {
     "--fp16",
     "--help",
     "--name",
+    "--no-fold",
     "--out",
     "--parity-images",
     "--target",
@@ -231,3 +242,59 @@ def test_a_users_mistake_is_one_message_and_no_traceback(tmp_path, arguments, co
     assert message in ran.stderr
     assert "Traceback" not in ran.stderr
     assert io.StringIO(ran.stdout).read() == ""
+
+
+def test_a_precision_that_was_not_built_fails_the_artifact(
+    tiny_checkpoint_file, tmp_path, monkeypatch
+):
+    """An artifact that silently computes in something else must not pass for what was asked."""
+    monkeypatch.setattr("export.workbench.to_precision", lambda model, _precision: model)
+    out = tmp_path / "b"
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--fp16", "--target", "onnx"]
+    assert main([*arguments, "--out", str(out)]) == 1
+    fp16 = Bundle.open(out).artifact("onnx-fp16")
+    assert not fp16.passed
+    assert fp16.failure.reason == "asked for fp16, the artifact computes in fp32"
+
+
+def test_without_openvino_the_plan_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("export.plan.find_spec", lambda _name: None)
+    planned = make_plan("auto", None, "cpu")
+    assert planned.openvino == ()
+    (step,) = [step for step in planned.steps if step.what == "openvino"]
+    assert (step.action, step.why) == (
+        "skip",
+        'not installed: pip install "lavit-deploy[openvino]"',
+    )
+
+
+def test_the_plan_leaves_out_bf16_where_the_cpu_has_none(monkeypatch):
+    monkeypatch.setattr("export.plan.cpu_precisions", lambda: ("fp32",))
+    planned = make_plan("openvino", "fp16", "cpu")
+    assert (planned.onnx, planned.openvino) == (("fp32", "fp16"), ("fp32",))
+    assert ("openvino-bf16", "skip") in [(step.what, step.action) for step in planned.steps]
+
+
+def test_an_openvino_departure_is_found_in_openvino(
+    tiny_checkpoint, tiny_model, pictures, tmp_path
+):
+    """The layers are compared as OpenVINO computes them, not as ONNX Runtime does."""
+    batch = BatchRange(minimum=1, optimum=4, maximum=8)
+    graph = write_onnx(
+        tiny_checkpoint, tiny_model, tmp_path / "m.onnx", batch=batch, precision="fp32"
+    )
+    damaged = onnx.ModelProto()
+    damaged.CopyFrom(graph)
+    (bias,) = [
+        i for i in damaged.graph.initializer if i.name.endswith("stages.2.blocks.0.mlp.fc2.bias")
+    ]
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, bias.name))
+    found = first_departure(
+        damaged,
+        tiny_model,
+        pictures[:2],
+        tiny_checkpoint.preprocess,
+        tolerance=1e-3,
+        run=partial(run_openvino, precision="fp32"),
+    )
+    assert found.startswith("stages.2.blocks.0 ")

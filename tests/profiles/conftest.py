@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from export.cli import main as export
 from lavit_deploy.bundle import Bundle
@@ -27,6 +28,18 @@ class Scripted(Runner):
 
     def close(self):
         self.closed = True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Models here are small or run once: threads that wait for each other cost more than they save.
+
+    Session scope, so that fixtures which build and trace models have it too.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
