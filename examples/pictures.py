@@ -4,8 +4,8 @@
 
 Each file is what evaluation saw, pixel for pixel: the 8 x 8 digit after the checkpoint's own
 resize, as a lossless 64 x 64 PNG, which that resize then leaves as it is. The number that a file's
-name begins with is its true class. The digits are the first held-out one of each class, not chosen by how well
-they are recognised.
+name begins with is its true class. The digits are the first held-out one of each class, not chosen
+by how well they are recognised.
 """
 
 from __future__ import annotations

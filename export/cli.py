@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--no-fold",
         action="store_true",
-        help="keep the paper's operators; default: rewrite them, exactly, to fewer",
+        help="keep the paper's operators instead of rewriting them, exactly, to fewer",
     )
     what.add_argument(
         "--batch",

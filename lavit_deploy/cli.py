@@ -17,8 +17,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Shows defaults that are values, and keeps the examples' lines."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        # Where the default is None, the help says in words what happens then.
-        return action.help if action.default is None else super()._get_help_string(action)
+        # A switch is off unless given; where the default is None, the help says what happens then.
+        plain = action.default is None or action.default is False
+        return action.help if plain else super()._get_help_string(action)
 
 
 def parser(program: str, description: str, examples: str) -> argparse.ArgumentParser:

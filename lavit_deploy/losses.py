@@ -86,6 +86,7 @@ def dp_loss(scores: Iterable[LayerScores], config: LaViTConfig) -> Tensor:
     Returns:
         A scalar; zero for a model without LA layers.
     """
+    scores = list(scores)
     losses = [
         diagonality_loss(
             square_map(item.scores, config.grid(item.stage), config.key_grid(item.stage))
@@ -93,4 +94,5 @@ def dp_loss(scores: Iterable[LayerScores], config: LaViTConfig) -> Tensor:
         for item in scores
         if item.less_attention
     ]
-    return torch.stack(losses).sum() if losses else torch.zeros(())
+    # An empty sum on the scores' device, for a model without LA layers.
+    return torch.stack(losses).sum() if losses else scores[0].scores.new_zeros(())

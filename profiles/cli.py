@@ -34,7 +34,7 @@ models:
   bundles      FOLDER (the fastest artifact that passed parity), or FOLDER:ARTIFACT"""
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = cli.parser(
         "lavit-profile",
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         LavitError: as its class says.
     """
-    options = parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     _check(options)
     session = _session(options)
     with profile_extra("show progress"):

@@ -74,11 +74,11 @@ def _absorbed(attn: FoldedVanillaAttention) -> AbsorbedAttention:
     kv_bias = kv.weight.new_zeros(2 * dim) if kv.bias is None else kv.bias
     # outputs of each head apart: [D, D] -> [H, d, D], [D] -> [H, d]
     query, query_bias = (
-        item.unflatten(0, (heads, -1)) for item in (separate.q.weight, separate.q.bias)
+        item.reshape(heads, -1, *item.shape[1:]) for item in (separate.q.weight, separate.q.bias)
     )
-    key, value = (item.unflatten(0, (heads, -1)) for item in kv.weight.chunk(2))
-    key_bias, value_bias = (item.unflatten(0, (heads, -1)) for item in kv_bias.chunk(2))
-    proj = attn.proj.weight.unflatten(1, (heads, -1))  # inputs of each head: [D, D] -> [D, H, d]
+    key, value = kv.weight.reshape(2, heads, -1, dim)
+    key_bias, value_bias = kv_bias.reshape(2, heads, -1)
+    proj = attn.proj.weight.reshape(dim, heads, -1)  # inputs apart: [D, D] -> [D, H, d]
     weight = torch.cat(
         (
             torch.einsum("hdi,hdj->hij", query, key).flatten(0, 1),  # W_q^T W_k, [H*D, D]

@@ -8,6 +8,7 @@ from torch import nn
 from lavit_deploy.folding.contract import ContractError, Rewrite
 from lavit_deploy.folding.liveness import key_constants_matter
 from lavit_deploy.folding.modules import (
+    FoldedBlock,
     FoldedLaViT,
     FoldedLessAttention,
     FoldedVanillaAttention,
@@ -27,46 +28,48 @@ class FoldAttentionBiases(Rewrite):
 
     def requires(self, model: FoldedLaViT) -> None:
         for stage, layer, block in model.layers():
-            attn = block.attn
-            where = f"stage {stage + 1}, layer {layer + 1}"
-            if attn.proj.bias is None:
-                raise ContractError(f"the output projection of {where} has no bias to add to")
-            if isinstance(attn, FoldedVanillaAttention) and not isinstance(
-                attn.projections, SeparateProjections
-            ):
-                raise ContractError(f"projections of {where} are already stacked")
+            _, proj = _values(block)
+            if proj.bias is None:
+                raise ContractError(
+                    f"the output projection of stage {stage + 1}, layer {layer + 1} "
+                    "has no bias to add to"
+                )
 
     def apply(self, model: FoldedLaViT) -> int:
         changed = 0
         for stage, layer, block in model.layers():
-            attn = block.attn
-            if isinstance(attn, FoldedLessAttention):
-                changed += _move_value_bias(attn.v, attn.v.out_features, attn.proj)
-                attn.v.register_parameter("bias", None)
-            elif isinstance(attn.projections, SeparateProjections):
-                kv = attn.projections.kv
-                changed += _move_value_bias(kv, kv.out_features // 2, attn.proj)
-                if not key_constants_matter(model.config, stage, layer):
-                    kv.register_parameter("bias", None)
+            values, proj = _values(block)
+            changed += _move_value_bias(values, proj)
+            less = isinstance(block.attn, FoldedLessAttention)
+            if less or not key_constants_matter(model.config, stage, layer):
+                values.register_parameter("bias", None)
         return changed
 
     def ensures(self, model: FoldedLaViT) -> None:
         for _, _, block in model.layers():
-            attn = block.attn
-            if isinstance(attn, FoldedLessAttention):
-                left = attn.v.bias
-            else:
-                kv = attn.projections.kv
-                left = None if kv.bias is None else kv.bias[kv.out_features // 2 :]
-            if left is not None and left.count_nonzero():
+            values, proj = _values(block)
+            if values.bias is not None and values.bias[-proj.in_features :].count_nonzero():
                 raise ContractError("a layer still adds a bias to its values")
 
 
-def _move_value_bias(linear: nn.Linear, size: int, proj: nn.Linear) -> int:
-    """Move the last `size` biases of `linear` to `proj`; whether there were any."""
-    if linear.bias is None:
+def _values(block: FoldedBlock) -> tuple[nn.Linear, nn.Linear]:
+    """The layer of a block whose last outputs are its values, and its output projection."""
+    attn = block.attn
+    if isinstance(attn, FoldedLessAttention):
+        return attn.v, attn.proj
+    if isinstance(attn, FoldedVanillaAttention) and isinstance(
+        attn.projections, SeparateProjections
+    ):
+        return attn.projections.kv, attn.proj
+    raise ContractError("projections are already stacked or absorbed")
+
+
+def _move_value_bias(values: nn.Linear, proj: nn.Linear) -> int:
+    """Move the values' bias to the output projection; whether there was any."""
+    if values.bias is None:
         return 0
+    size = proj.in_features
     with torch.no_grad():
-        proj.bias += proj.weight @ linear.bias[-size:]
-        linear.bias[-size:] = 0.0
+        proj.bias.add_(proj.weight @ values.bias[-size:])
+        values.bias[-size:] = 0.0
     return 1

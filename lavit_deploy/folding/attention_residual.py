@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lavit_deploy.folding.contract import ContractError, Rewrite
 from lavit_deploy.folding.liveness import key_constants_matter
@@ -49,22 +51,17 @@ def _literal(model: FoldedLaViT) -> list[AttentionResidual]:
 
 
 def _folded(residual: AttentionResidual, *, with_shift: bool) -> FoldedResidual:
-    norm, patch = residual.norm, residual.dwconv.kernel_size
+    norm = residual.norm
     depthwise = residual.dwconv.weight[:, 0]  # [H', p, p]
     pointwise = residual.pointwise.weight[:, :, 0, 0] * residual.scale[:, None]  # [H, H']
-    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # [H']
+    mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+    gain = norm.weight / torch.sqrt(variance + norm.eps)  # [H']
     kernel = torch.einsum("oh,h,hij->ohij", pointwise, gain, depthwise)
     heads, before = pointwise.shape
-    conv = nn.Conv3d(
-        before,
-        heads,
-        (*patch, 1),
-        stride=(*patch, 1),
-        bias=with_shift,
-        device="meta",
-    )
+    size = (kernel.shape[2], kernel.shape[3], 1)
+    conv = nn.Conv3d(before, heads, size, stride=size, bias=with_shift, device="meta")
     conv.weight = nn.Parameter(kernel[..., None], requires_grad=False)  # [H, H', p, p, 1]
     if with_shift:
-        shift = pointwise @ (norm.bias - gain * norm.running_mean)  # [H]
+        shift = pointwise @ (norm.bias - gain * mean)  # [H]
         conv.bias = nn.Parameter(shift, requires_grad=False)
     return FoldedResidual(conv, residual.grid, class_token=residual.class_token)

@@ -1,4 +1,4 @@
-"""What one picture costs a model: operators, multiply-adds and weights, by running it on no data."""
+"""Operators, multiply-adds and weights of a model, counted by running it on no data."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from lavit_deploy.folding.modules import FoldedLaViT
 
 
 @dataclass(frozen=True)
@@ -50,24 +51,17 @@ class _OperatorCount(TorchFunctionMode):
         return result
 
 
-def cost_of(model: nn.Module) -> Cost:
-    """Count what a model that takes uint8 pictures does for one of them.
-
-    Args:
-        model: a module with a `config`, called with uint8 [1, H, W, C].
-    """
+def cost_of(model: FoldedLaViT) -> Cost:
+    """Count what a model does for one picture."""
     config = model.config
     state = {
         name: value.detach().to("meta")
         for name, value in (*model.named_parameters(), *model.named_buffers())
     }
-    images = torch.empty(
-        1, *config.image_size, config.in_channels, dtype=torch.uint8, device="meta"
-    )
+    size = (1, *config.image_size, config.in_channels)
+    images = torch.empty(size, dtype=torch.uint8, device="meta")
     flops, operators = FlopCounterMode(display=False), _OperatorCount()
-    with torch.inference_mode(), flops:
-        torch.func.functional_call(model, state, (images,))
-    with torch.inference_mode(), operators:
+    with torch.inference_mode(), flops, operators:
         torch.func.functional_call(model, state, (images,))
     weights = sum(value.numel() for value in state.values() if value.is_floating_point())
     # PyTorch counts a multiply and an add as two.

@@ -122,7 +122,7 @@ class _Witness:
             self.logits = original((scaled - mean) / std)
 
     def difference(self, folded: FoldedLaViT) -> float:
-        """max |logits - original's| / max |original's|."""
+        """Largest difference of a logit from the original's, over the largest logit."""
         with torch.inference_mode():
             found = folded(self.images)
         return ((found - self.logits).abs().max() / self.logits.abs().max()).item()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lavit_deploy.folding.contract import ContractError, Rewrite
-from lavit_deploy.folding.liveness import key_constants_matter
 from lavit_deploy.folding.layers import linear_from
+from lavit_deploy.folding.liveness import key_constants_matter
 from lavit_deploy.folding.modules import (
     FactoredMaps,
     FoldedLaViT,

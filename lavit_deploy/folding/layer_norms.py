@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias, cast
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lavit_deploy.folding.contract import ContractError, Rewrite
 from lavit_deploy.folding.modules import (
@@ -14,6 +16,9 @@ from lavit_deploy.folding.modules import (
     Reduction,
     SeparateProjections,
 )
+
+Reader: TypeAlias = nn.Linear | nn.Conv2d
+"""A layer that takes a LayerNorm's output and is linear in it."""
 
 
 class FoldLayerNorms(Rewrite):
@@ -29,7 +34,7 @@ class FoldLayerNorms(Rewrite):
 
     def requires(self, model: FoldedLaViT) -> None:
         for stage, layer, block in model.layers():
-            if any(_bias(reader) is None for readers in _affines(block) for reader in readers[1]):
+            if any(reader.bias is None for _, readers in _affines(block) for reader in readers):
                 raise ContractError(
                     f"a reader of a LayerNorm in stage {stage + 1}, layer {layer + 1} has no bias"
                 )
@@ -54,7 +59,7 @@ class FoldLayerNorms(Rewrite):
             )
 
 
-def _affines(block: FoldedBlock) -> list[tuple[nn.LayerNorm, list[nn.Module]]]:
+def _affines(block: FoldedBlock) -> list[tuple[nn.LayerNorm, list[Reader]]]:
     """The LayerNorms of a block, each with all layers that read it."""
     attn = block.attn
     if isinstance(attn, FoldedLessAttention):
@@ -64,7 +69,7 @@ def _affines(block: FoldedBlock) -> list[tuple[nn.LayerNorm, list[nn.Module]]]:
         readers = [attn.projections.q]
     else:
         raise ContractError("projections are already stacked")
-    pairs: list[tuple[nn.LayerNorm, list[nn.Module]]] = [(block.norm2, [block.mlp.fc1])]
+    pairs: list[tuple[nn.LayerNorm, list[Reader]]] = [(block.norm2, [block.mlp.fc1])]
     if reduce is None:
         return [*pairs, (block.norm1, [*readers, values])]
     return [*pairs, (block.norm1, [*readers, _conv(reduce)]), (reduce.norm, [values])]
@@ -76,21 +81,17 @@ def _conv(reduce: Reduction) -> nn.Conv2d:
     return reduce.patches.conv
 
 
-def _bias(reader: nn.Module) -> torch.Tensor | None:
-    return getattr(reader, "bias", None)
-
-
-def _absorb(norm: nn.LayerNorm, readers: list[nn.Module]) -> int:
+def _absorb(norm: nn.LayerNorm, readers: list[Reader]) -> int:
     """Move the affine of `norm` into its readers; whether there was one."""
     if not norm.elementwise_affine:
         return 0
     gain, shift = norm.weight, norm.bias
     with torch.no_grad():
         for reader in readers:
-            weight, bias = reader.weight, reader.bias  # [D', D] or [D', D, r, r], [D']
+            weight, bias = reader.weight, cast("Tensor", reader.bias)  # [D', D(, r, r)], [D']
             # k = s and no padding: every position of a kernel sees the same affine.
-            bias += torch.einsum("oc...,c->o", weight, shift)
-            weight *= gain.reshape(-1, *(1,) * (weight.ndim - 2))
+            bias.add_(torch.einsum("oc...,c->o", weight, shift))
+            weight.mul_(gain.reshape(-1, *(1,) * (weight.ndim - 2)))
     norm.elementwise_affine = False
     norm.register_parameter("weight", None)
     norm.register_parameter("bias", None)

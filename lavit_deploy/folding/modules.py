@@ -69,7 +69,7 @@ class PatchConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, h*p, w*p, C] or [B, h*p * w*p, C] -> [B, N, D]."""
         if x.ndim == 3:
-            x = x.unflatten(1, self.grid)  # [B, h*p * w*p, C] -> [B, h*p, w*p, C]
+            x = x.reshape(x.shape[0], *self.grid, -1)  # [B, h*p * w*p, C] -> [B, h*p, w*p, C]
         x = x.permute(0, 3, 1, 2).to(self.conv.weight.dtype)  # -> [B, C, h*p, w*p]
         return self.conv(x).flatten(2).transpose(1, 2)  # [B, D, h, w] -> [B, D, N] -> [B, N, D]
 
@@ -136,7 +136,14 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, N, H*d] -> [B, N, H, d] -> [B, H, N, d]."""
     if heads == 1:
         return x.unsqueeze(1)  # nothing moves, which a runtime would not see in a transposition
-    return x.unflatten(2, (heads, x.shape[2] // heads)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """[B, H, N, d] -> [B, N, H, d] -> [B, N, H*d]."""
+    if x.shape[1] == 1:
+        return x.squeeze(1)
+    return x.transpose(1, 2).flatten(2)
 
 
 class SeparateProjections(nn.Module):
@@ -166,7 +173,7 @@ class SeparateProjections(nn.Module):
         if self.scale != 1.0:
             q = q * self.scale
         kv = self.kv(x if self.reduce is None else self.reduce(x))  # [B, M, 2D]
-        k, v = split_heads(kv, 2 * self.heads).split(self.heads, dim=1)  # [B, 2H, M, d]
+        k, v = split_heads(kv, 2 * self.heads).chunk(2, dim=1)  # [B, 2H, M, d]
         return q, k, v
 
 
@@ -186,15 +193,14 @@ class StackedProjections(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, N, D] -> queries, keys and values [B, H, N, d]."""
         qkv = split_heads(self.qkv(x), 3 * self.heads)  # [B, 3H, N, d]
-        q, k, v = qkv.split(self.heads, dim=1)
+        q, k, v = qkv.chunk(3, dim=1)
         return q, k, v
 
 
 def mix(scores: Tensor, v: Tensor, proj: nn.Module) -> Tensor:
     """softmax(scores) V, heads joined, projected: [B, H, N, M], [B, H, M, d] -> [B, N, D]."""
     attention = scores.softmax(dim=-1).to(v.dtype)
-    mixed = (attention @ v).transpose(1, 2)  # [B, H, N, d] -> [B, N, H, d]
-    return proj(mixed.flatten(2))  # [B, N, H, d] -> [B, N, D]
+    return proj(join_heads(attention @ v))  # [B, H, N, d] -> [B, N, D]
 
 
 class FoldedVanillaAttention(nn.Module):
@@ -236,7 +242,7 @@ class AbsorbedAttention(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Scores]:
         stacked = self.stacked(self.reduce(x))  # [B, M, 2*H*D + H]
         width = self.heads * x.shape[2]
-        keys, values, offsets = stacked.split((width, width, self.heads), dim=2)
+        keys, values, offsets = stacked.split_with_sizes((width, width, self.heads), dim=2)
         # [B, 1, N, D] @ [B, H, D, M] -> [B, H, N, M]
         queries = x.unsqueeze(1).to(keys.dtype)
         scores = widened(queries @ split_heads(keys, self.heads).transpose(-2, -1))
@@ -244,10 +250,10 @@ class AbsorbedAttention(nn.Module):
         if residual is not None:
             scores = scores + residual
         attention = scores.softmax(dim=-1).to(values.dtype)
-        # [B, M, H*D] -> [B, H, M, D] -> [B, H*M, D]
-        values = split_heads(values, self.heads).flatten(1, 2)
-        # [B, H, N, M] -> [B, N, H, M] -> [B, N, H*M]: the product also sums over heads
-        return attention.transpose(1, 2).flatten(2) @ values, Scores(scores)
+        if self.heads > 1:  # [B, M, H*D] -> [B, H, M, D] -> [B, H*M, D]
+            values = split_heads(values, self.heads).flatten(1, 2)
+        # [B, H, N, M] -> [B, N, H*M]: the product also sums over heads
+        return join_heads(attention) @ values, Scores(scores)
 
 
 class FoldedLessAttention(nn.Module):
@@ -309,7 +315,7 @@ class IndependentMaps(ScoreMap):
         """Scores of the last vanilla layer -> scores of every LA layer, [B, H, N, M] each."""
         maps = zip(self.thetas, self.psis, self.constants, strict=True)
         return [
-            # theta: [B, H, N, M] -> [B, H, N, M]; psi on its transpose: [B, H, M, N] -> [B, H, M, N]
+            # theta on [B, H, N, M], psi on its transpose [B, H, M, N]
             psi(theta(source.scores).transpose(-2, -1)).transpose(-2, -1) + constant
             for theta, psi, constant in maps
         ]
@@ -332,9 +338,8 @@ class StackedMaps(ScoreMap):
 
     def forward(self, source: Scores) -> list[Tensor]:
         """Scores of the last vanilla layer -> scores of every LA layer, [B, H, N, M] each."""
-        tokens = source.scores.shape[2]
         stacked = self.psi(source.scores.transpose(-2, -1))  # [B, H, N, M] -> [B, H, M, k*N]
-        parts = stacked.transpose(-2, -1).split(tokens, dim=2)  # [B, H, k*N, M] -> [B, H, N, M]
+        parts = stacked.transpose(-2, -1).chunk(len(self.thetas), dim=2)  # k of [B, H, N, M]
         return [
             theta(part) + constant
             for part, theta, constant in zip(parts, self.thetas, self.constants, strict=True)
@@ -363,13 +368,13 @@ class FactoredMaps(ScoreMap):
         """Factors of the last vanilla layer's scores -> scores of every LA layer."""
         if source.queries is None or source.keys is None:
             raise TypeError("the scores come without their factors")
-        tokens, keys = source.scores.shape[2:]
+        layers = len(self.constants)
         # [B, H, N, d] -> [B, H, d, N] -> [B, H, d, k*N]
         queries = self.psi(widened(source.queries).transpose(-2, -1))
         # [B, H, M, d] -> [B, H, d, M] -> [B, H, d, k*M]
         mapped = self.theta(widened(source.keys).transpose(-2, -1))
         pairs = zip(
-            queries.split(tokens, dim=3), mapped.split(keys, dim=3), self.constants, strict=True
+            queries.chunk(layers, dim=3), mapped.chunk(layers, dim=3), self.constants, strict=True
         )
         return [q.transpose(-2, -1) @ k + constant for q, k, constant in pairs]
 
@@ -393,7 +398,9 @@ class FoldedResidual(ScoreMap):
 
     def forward(self, scores: Tensor) -> Tensor:
         """[B, H', N', M] of the previous stage -> [B, H, N, M] of this one."""
-        maps = scores.unflatten(2, self.grid)  # [B, H', N', M] -> [B, H', h', w', M]
+        maps = scores.reshape(
+            *scores.shape[:2], *self.grid, -1
+        )  # [B, H', N', M] -> [B, H', h', w', M]
         maps = self.conv(maps).flatten(2, 3)  # [B, H, h, w, M] -> [B, H, N, M]
         if self.class_token:  # the token has no scores before: a zero row and column
             maps = nn.functional.pad(maps, (1, 0, 1, 0))

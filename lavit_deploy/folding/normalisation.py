@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
+from torch import Tensor
 
 from lavit_deploy.folding.contract import ContractError, Rewrite
 from lavit_deploy.folding.modules import FoldedLaViT, Normalise, PatchConv
@@ -27,10 +30,10 @@ class FoldNormalisation(Rewrite):
         normalise, patches = model.normalise, model.stage(0).patch_embed.patches
         if not isinstance(normalise, Normalise) or not isinstance(patches, PatchConv):
             return 0
-        weight, bias = patches.conv.weight, patches.conv.bias
+        weight, bias = patches.conv.weight, cast("Tensor", patches.conv.bias)
         with torch.no_grad():
-            bias -= torch.einsum("ochw,c->o", weight, normalise.shift)
-            weight *= normalise.scale[:, None, None]
+            bias.sub_(torch.einsum("ochw,c->o", weight, normalise.shift))
+            weight.mul_(normalise.scale[:, None, None])
         model.normalise = None
         return 1
 

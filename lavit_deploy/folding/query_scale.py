@@ -29,7 +29,7 @@ class FoldQueryScale(Rewrite):
             if projections.scale != 1.0:
                 with torch.no_grad():
                     for value in projections.q.parameters():
-                        value *= projections.scale
+                        value.mul_(projections.scale)
                 projections.scale = 1.0
                 changed += 1
         return changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -101,7 +102,11 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         "--check-data", action="store_true", help="only read every picture and list broken ones"
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--threads", type=int, help="CPU threads of each process (all cores)")
+    group.add_argument(
+        "--threads",
+        type=int,
+        help="CPU threads of each process (all cores; with --resume, those it had)",
+    )
     group.add_argument("--workers", type=int, help="loader processes of each process (all cores)")
     group.add_argument(
         "--save-minutes", type=float, default=10.0, help="between saves within an epoch"
@@ -154,18 +159,23 @@ def _train(options: argparse.Namespace) -> int:
     from lavit_deploy.training.interruption import SIGNAL_EXIT, Interruption
     from lavit_deploy.training.metrics import Terminal
 
-    torch.set_num_threads(options.threads or _own_cores())
-    with joined(options.device) as world:
-        plan, state = _plan(options)
-        with Terminal(plan.recipe.epochs, quiet=not world.leads) as terminal:
-            trainer = _trainer(options, plan, world, terminal, resumed=state is not None)
-            if state is not None:
-                trainer.restore(state)
-                epoch, step = trainer.position
-                terminal.say(f"resuming in epoch {epoch + 1} after step {step}/{trainer.steps}")
-            with Interruption() as interruption:
-                stopped = trainer.run(interruption, terminal)
-            _say_end(options.out, trainer, terminal, stopped)
+    plan, state = _plan(options)
+    # Sums are added in another order by another number of threads: a resumed training keeps its.
+    threads = options.threads or plan.threads or _own_cores()
+    torch.set_num_threads(threads)
+    plan = dataclasses.replace(plan, threads=threads)
+    with (
+        joined(options.device) as world,
+        Terminal(plan.recipe.epochs, quiet=not world.leads) as terminal,
+    ):
+        trainer = _trainer(options, plan, world, terminal, resumed=state is not None)
+        if state is not None:
+            trainer.restore(state)
+            epoch, step = trainer.position
+            terminal.say(f"resuming in epoch {epoch + 1} after step {step}/{trainer.steps}")
+        with Interruption() as interruption:
+            stopped = trainer.run(interruption, terminal)
+        _say_end(options.out, trainer, terminal, stopped)
     return SIGNAL_EXIT + stopped if stopped else 0
 
 

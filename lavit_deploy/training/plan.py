@@ -28,6 +28,7 @@ class Plan:
         init_from_pvt: checkpoint of an official PVT v1 to begin from, or None.
         recipe: how to train.
         command: the command line that began it.
+        threads: CPU threads of each process, None for as many as there are cores.
     """
 
     data: str
@@ -35,6 +36,7 @@ class Plan:
     init_from_pvt: Path | None
     recipe: Recipe
     command: tuple[str, ...]
+    threads: int | None
 
     def about(self) -> dict[str, Any]:
         """What recipe.json and the training state say beside the recipe."""
@@ -43,6 +45,7 @@ class Plan:
             "data": self.data,
             "arch": self.arch,
             "init_from_pvt": str(self.init_from_pvt) if self.init_from_pvt else None,
+            "threads": self.threads,
         }
 
 
@@ -62,6 +65,7 @@ def new_plan(options: argparse.Namespace) -> Plan:
         init_from_pvt=options.init_from_pvt,
         recipe=recipe_of(options, read_recipe(options.recipe or base)),
         command=tuple(command_line()),
+        threads=options.threads,
     )
 
 
@@ -90,6 +94,7 @@ def resumed_plan(options: argparse.Namespace, state: dict[str, Any]) -> Plan:
         init_from_pvt=Path(about["init_from_pvt"]) if about["init_from_pvt"] else None,
         recipe=stored,
         command=tuple(about["command"]),
+        threads=about["threads"],
     )
 
 

@@ -46,12 +46,17 @@ def test_every_rewrite_is_an_identity_on_its_own(support, small_model, rewrite):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("class_token", [False, True], ids=["mean", "class token"])
-@pytest.mark.parametrize("residual", [True, False], ids=["residual", "no residual"])
+@pytest.mark.parametrize(
+    ("class_token", "residual"),
+    [(False, True), (True, True), (False, False)],
+    ids=["mean", "class token", "no residual"],
+)
 def test_every_preset_folds_exactly(support, name, class_token, residual):
-    # 64 pixels keep depths, widths, heads and LA layers, and shorten the sequences.
+    # 64 pixels and an eighth of the width keep depths, heads and LA layers, and save minutes.
+    config = preset(name, num_classes=10, image_size=64)
     config = dataclasses.replace(
-        preset(name, num_classes=10, image_size=64),
+        config,
+        dims=tuple(dim // 8 for dim in config.dims),
         class_token=class_token,
         attention_residual=residual,
     )
@@ -69,7 +74,7 @@ def test_a_preset_folds_exactly_at_its_own_size(support):
 
 @st.composite
 def configurations(draw):
-    depths = tuple(draw(st.integers(1, 4)) for _ in range(4))
+    depths = tuple(draw(st.integers(1, 3)) for _ in range(4))
     heads = tuple(draw(st.integers(1, 3)) for _ in range(4))
     residual = draw(st.booleans())
     reductions = (
@@ -89,11 +94,11 @@ def configurations(draw):
             class_token=draw(st.booleans()),
         )
     except ConfigError:  # such as a class token with reduction, or an odd grid
-        assume(False)  # noqa: FBT003 - hypothesis's own signature
+        assume(False)
 
 
 @settings(
-    max_examples=20,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
 )
@@ -184,7 +189,7 @@ def test_the_trained_checkpoint_folds_exactly(support, digits):
 
 
 def test_float32_is_as_near_to_the_truth_as_the_literal_model(support):
-    config = dataclasses.replace(lavit_t(num_classes=50, image_size=64))
+    config = dataclasses.replace(lavit_t(num_classes=50, image_size=64), dims=(32, 64, 80, 128))
     exact = support.randomised(config)
     literal = copy.deepcopy(exact).float()
     folded = fold(exact, support.PREPROCESS).model

@@ -1,5 +1,6 @@
 """Documentation that can go stale is held to the code."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -44,3 +45,24 @@ def links(text):
 def test_every_link_between_pages_leads_somewhere(page):
     for link in links(page.read_text()):
         assert (page.parent / link).exists(), link
+
+
+COMMANDS = {
+    "lavit-export": "export.cli",
+    "lavit-profile": "profiles.cli",
+    "lavit-serve": "serving.cli",
+    "lavit-train": "lavit_deploy.training.cli",
+}
+
+
+@pytest.mark.parametrize(("command", "module"), COMMANDS.items())
+def test_every_option_is_in_the_documentation_and_no_other(command, module):
+    """Renew the section with: COLUMNS=100 COMMAND --help."""
+    text = (ROOT / "docs" / "cli.md").read_text()
+    section = text.partition(f"## {command}\n")[2].partition("\n## ")[0]
+    parser = importlib.import_module(module).make_parser()
+    options = {name for action in parser._actions for name in action.option_strings}
+    long = {name for name in options if name.startswith("--")}
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", section)) >= long
+    listed = set(re.findall(r"^  (?:-\w, )?(--[a-z][\w-]*)", section, flags=re.MULTILINE))
+    assert listed == long

@@ -15,7 +15,7 @@ QUICK = ["--runs", "3", "--threads", "1"]
 
 
 def test_the_command_line_has_these_options():
-    found = set(re.findall(r"--[a-z-]+", cli.parser().format_usage()))
+    found = set(re.findall(r"--[a-z-]+", cli.make_parser().format_usage()))
     assert found == {
         "--attention", "--batch", "--compare", "--csv", "--device", "--image-size", "--json",
         "--markdown", "--no-timing", "--plot", "--precision", "--runs", "--runtime", "--seconds",
@@ -212,7 +212,9 @@ def test_settings_reach_the_models(monkeypatch):
     seen = []
     monkeypatch.setattr(cli, "resolve", lambda name, settings: seen.append(settings))
     arguments = ["lavit_t", "--attention", "eager", "--image-size", "256", "--precision", "bf16"]
-    options = cli.parser().parse_args([*arguments, "--runtime", "torch-compile", "--threads", "3"])
+    options = cli.make_parser().parse_args(
+        [*arguments, "--runtime", "torch-compile", "--threads", "3"]
+    )
     cli._session(options)
     assert dataclasses.asdict(seen[0]) == {
         "device": "cpu",

@@ -1,0 +1,189 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from lavit_deploy.checkpoint import load_checkpoint
+from lavit_deploy.errors import CheckpointError, DatasetError, UsageError
+from lavit_deploy.training.cli import main, make_parser
+from lavit_deploy.training.plan import read_recipe
+from lavit_deploy.training.recipe import digits
+
+START_SECONDS = 300  # a bound for a hanging process, not a measurement
+
+
+@pytest.fixture
+def short(folder, tmp_path):
+    """Options of a training of seconds; 12 pictures in steps of 4."""
+    return [
+        *("--data", str(folder), "--arch", "lavit_micro", "--out", str(tmp_path / "out")),
+        *("--recipe", "digits", "--epochs", "2", "--batch-size", "4"),
+        *("--workers", "0", "--threads", "1", "--device", "cpu"),
+    ]
+
+
+def test_the_command_line_is_this():
+    options = {
+        option
+        for action in make_parser()._actions
+        for option in action.option_strings
+        if option.startswith("--")
+    }
+    assert options == {
+        "--help",
+        "--version",
+        "--data",
+        "--arch",
+        "--out",
+        "--init-from-pvt",
+        "--recipe",
+        "--epochs",
+        "--batch-size",
+        "--lr",
+        "--dp-weight",
+        "--precision",
+        "--seed",
+        "--set",
+        "--resume",
+        "--force",
+        "--check-data",
+        "--device",
+        "--threads",
+        "--workers",
+        "--save-minutes",
+    }
+
+
+def test_a_training_writes_everything_and_its_recipe_can_be_used_again(short, tmp_path, capsys):
+    assert main([*short, "--set", "drop_path=0.2", "--set", "precision=bfloat16"]) == 0
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        "best.pth",
+        "last.pth",
+        "metrics.csv",
+        "recipe.json",
+        "tensorboard",
+    }
+    assert list((out / "tensorboard").glob("events.out.tfevents.*"))
+    checkpoint = load_checkpoint(out / "best.pth")
+    assert checkpoint.classes == ("blue", "green", "red")
+    assert checkpoint.architecture == "lavit_micro"
+    recipe = read_recipe(str(out / "recipe.json"))
+    assert (recipe.epochs, recipe.drop_path, recipe.precision) == (2, 0.2, "bfloat16")
+    assert json.loads((out / "recipe.json").read_text())["arch"] == "lavit_micro"
+    printed = capsys.readouterr().out
+    assert printed.count("held-out") >= 2  # one line per epoch when there is no terminal
+    assert "\r" not in printed
+    assert "lavit-export --ckpt" in printed
+
+
+def test_sigterm_saves_and_exits_143_and_resume_finishes_bit_for_bit(short, tmp_path):
+    straight = [value if value != str(tmp_path / "out") else str(tmp_path / "a") for value in short]
+    assert main(straight) == 0
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lavit_deploy.training", *short],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + START_SECONDS
+    while not (tmp_path / "out" / "recipe.json").exists():  # written when the training begins
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=START_SECONDS)
+    assert process.returncode == 143, printed
+    assert "everything is saved" in printed
+    stopped = torch.load(tmp_path / "out" / "last.pth", weights_only=True)
+    assert stopped["position"] != [2, 0]  # or there would be nothing to resume
+
+    assert main(["--out", str(tmp_path / "out"), "--resume", "--workers", "0"]) == 0
+    ends = [torch.load(tmp_path / name / "last.pth", weights_only=True) for name in ("a", "out")]
+    for part in ("model", "model_ema"):
+        for name, tensor in ends[0][part].items():
+            assert tensor.equal(ends[1][part][name]), name
+
+
+def test_a_folder_that_holds_a_training_is_not_overwritten_unasked(short, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "last.pth").write_bytes(b"of an earlier training")
+    with pytest.raises(UsageError, match="--resume continues it, --force replaces it"):
+        main(short)
+    assert main([*short, "--force", "--epochs", "1"]) == 0
+    assert load_checkpoint(tmp_path / "out" / "last.pth").classes == ("blue", "green", "red")
+
+
+def test_resuming_cannot_change_the_recipe(short, tmp_path):
+    assert main([*short, "--epochs", "1"]) == 0
+    resume = ["--out", str(tmp_path / "out"), "--resume"]
+    with pytest.raises(UsageError, match=r"cannot change the recipe: base_lr 0\.016 -> 0\.5"):
+        main([*resume, "--lr", "0.5"])
+    with pytest.raises(UsageError, match="is of lavit_micro, --arch is lavit_s"):
+        main([*resume, "--arch", "lavit_s"])
+    assert main([*resume, "--epochs", "1", "--seed", "0"]) == 0  # repeating it is fine
+
+
+def test_broken_pictures_are_listed_without_training(short, folder, tmp_path, capsys):
+    (folder / "val" / "red" / "1.png").write_bytes(b"")
+    assert main([*short, "--check-data"]) == 2
+    printed = capsys.readouterr()
+    assert "val/red/1.png cannot be read: the file is empty" in printed.err
+    assert "12 training and 6 held-out pictures, 1 broken" in printed.out
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DatasetError, match=r"val/red/1\.png cannot be read"):
+        main(short)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--out", "o"], UsageError, "--data and --arch needed"),
+        (["--out", "o", "--resume"], CheckpointError, "no training to resume: there is no"),
+        (
+            ["--out", "o", "--data", "digits", "--arch", "lavit_micro", "--set", "drop_path"],
+            UsageError,
+            "--set is 'drop_path'; it must be FIELD=VALUE",
+        ),
+        (
+            ["--out", "o", "--data", "digits", "--arch", "lavit_micro", "--recipe", "best"],
+            UsageError,
+            "no recipe 'best': there are digits, imagenet, or a recipe.json",
+        ),
+        (
+            ["--out", "o", "--data", "nowhere", "--arch", "lavit_micro"],
+            DatasetError,
+            "no data at nowhere",
+        ),
+        (
+            ["--out", "o", "--data", "digits", "--arch", "lavit_micro", "--device", "tpu"],
+            UsageError,
+            "--device is 'tpu'",
+        ),
+        (["--out", "o", "--workers", "-1"], UsageError, "--workers is -1; it must be at least 0"),
+        (
+            ["--out", "o", "--data", "digits", "--arch", "lavit_micro", "--batch-size", "5000"],
+            UsageError,
+            "batch_size is 5000, there are 1437 training pictures",
+        ),
+    ],
+)
+def test_wrong_input_is_explained(arguments, error, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error) as raised:
+        main(arguments)
+    assert message in str(raised.value)
+    assert not (tmp_path / "o").exists()
+
+
+def test_digits_have_their_recipe_without_asking():
+    options = make_parser().parse_args(["--data", "digits", "--arch", "lavit_micro", "--out", "o"])
+    from lavit_deploy.training.plan import new_plan
+
+    assert new_plan(options).recipe == digits()
