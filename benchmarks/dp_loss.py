@@ -332,11 +332,11 @@ def _plot_layers(results: list[dict], initial: list[dict], names: list[str]) -> 
                 color=_colour(weight),
                 capsize=3,
             )
-        axis.plot(positions, [layer[pick] for layer in initial], "k_", ms=60, label="untrained")
+        axis.plot(positions, [layer[pick] for layer in initial], "k_", ms=40, label="untrained")
         axis.set_xticks(positions, [name.replace(", ", "\n") for name in names])
         axis.set_title(title)
         axis.set_ylim(bottom=0)
-    axes[0].legend(loc="upper left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     _save(figure, "layers.png")
 
 

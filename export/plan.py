@@ -87,7 +87,7 @@ def _plan_openvino(target: Target) -> tuple[tuple[Precision, ...], list[Step]]:
     precisions = cpu_precisions()
     steps = [Step("openvino-fp32", "build", "a second CPU runtime, exact to float32")]
     if "bf16" in precisions:
-        why = "this CPU multiplies bfloat16 natively: about twice as fast"
+        why = "this CPU multiplies bfloat16 natively"
         steps.append(Step("openvino-bf16", "build", why))
     else:
         steps.append(Step("openvino-bf16", "skip", "this CPU has no bfloat16 instructions"))

@@ -142,7 +142,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def join_heads(x: Tensor) -> Tensor:
     """[B, H, N, d] -> [B, N, H, d] -> [B, N, H*d]."""
     if x.shape[1] == 1:
-        return x.squeeze(1)
+        return x.flatten(1, 2)
     return x.transpose(1, 2).flatten(2)
 
 

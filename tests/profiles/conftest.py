@@ -52,7 +52,13 @@ def tiny_bundle(tiny_checkpoint_file, tmp_path_factory):
     """The bundle that `lavit-export` writes for the tiny model, float32 only."""
     out = tmp_path_factory.mktemp("profiles") / "tiny.bundle"
     code = export(
-        ["--ckpt", str(tiny_checkpoint_file), "--out", str(out), "--batch", "1", "2", "4"]
+        [
+            "--ckpt",
+            str(tiny_checkpoint_file),
+            "--out",
+            str(out),
+            *["--target", "onnx", "--batch", "1", "2", "4"],
+        ]
     )
     assert code == 0
     return Bundle.open(out)
