@@ -4,7 +4,7 @@ For each model and batch size every runtime is called in turn in one process, so
 machine's speed hits all of them; models follow one another. Reported are medians and ratios.
 
     python benchmarks/cpu_inference.py --out profiles/reports/cpu-inference
-    python benchmarks/cpu_inference.py --models lavit_s --batch 8 --no-compile
+    python benchmarks/cpu_inference.py --models lavit_s --batch 8 --compile
 
 What is compared:
 
@@ -78,7 +78,14 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--runs", type=int, default=12, help="rounds of each batch size")
     parser.add_argument("--seconds", type=float, default=45.0, help="most time of a batch size")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument(
+        "--compile",
+        nargs="*",
+        choices=MODELS,
+        default=MODELS,
+        metavar="MODEL",
+        help="models for torch.compile too, which takes a minute for each batch size",
+    )
     parser.add_argument("--out", type=Path, help="folder of the report")
     options = parser.parse_args()
 
@@ -122,7 +129,7 @@ def measure(name: str, options: argparse.Namespace) -> Iterator[dict[str, object
     pictures = sample_pictures(preprocess).images
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        calls = plain_runtimes(model, folder, compiled=not options.no_compile)
+        calls = plain_runtimes(model, folder, compiled=name in options.compile)
         agreement = {}
         if isinstance(model, LaViT):
             own = dict(stack.enter_context(our_runtimes(model, preprocess, folder)))
@@ -155,7 +162,7 @@ def spread(seconds: list[float]) -> float:
 def rival(name: str) -> nn.Module:
     """A baseline that takes float images [B, 3, 224, 224] and gives logits [B, 1000]."""
     if name in BASELINES:
-        return build(BASELINES[name], "sdpa").eval()
+        return _Logits(build(BASELINES[name], "sdpa")).eval()
     from transformers import DeiTConfig, DeiTForImageClassification
 
     config = DeiTConfig(
@@ -166,16 +173,18 @@ def rival(name: str) -> nn.Module:
         num_labels=1000,
     )
     config._attn_implementation = "sdpa"  # noqa: SLF001 - transformers' own way to choose it
+    return _Logits(DeiTForImageClassification(config)).eval()
 
-    class Logits(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = DeiTForImageClassification(config)
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.model(pixel_values=images).logits
+class _Logits(nn.Module):
+    """A model of transformers that gives its logits alone."""
 
-    return Logits().eval()
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=images).logits
 
 
 def plain_runtimes(model: nn.Module, folder: Path, *, compiled: bool) -> dict[str, Call]:

@@ -15,6 +15,9 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Time several calls in turn, A B C A B C ..., so that drift hits all of them alike.
 
+    Each turn begins with a call that is not counted: threads of the one before may still spin on
+    the cores, and its data fills the caches.
+
     Args:
         calls: what to time, by name.
         runs: rounds to time.
@@ -30,6 +33,7 @@ def alternate(
     end = time.perf_counter() + budget_seconds
     for _ in range(runs):
         for name, call in calls.items():
+            call()
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)

@@ -121,6 +121,13 @@ class Batcher:
         self._runtime = runtime
         self._limits = limits
         self._on_batch = on_batch
+        picture = [size or 1 for size in runtime.input.shape[1:]]  # [H, W, 3]
+        # Two, because the next batch is assembled while the last one runs.
+        self._buffers = tuple(
+            np.zeros((max(limits.min_batch, limits.max_batch), *picture), dtype=np.uint8)
+            for _ in range(2)
+        )
+        self._turn = 0
         self._worker = Worker("runtime")
         self._waiting: deque[_Job] = deque()
         self._taken = 0
@@ -156,9 +163,8 @@ class Batcher:
         Raises:
             InferenceError: the runtime fails on black pictures.
         """
-        picture = [size or 1 for size in self._runtime.input.shape[1:]]  # [H, W, 3]
         for size in sorted({self._limits.min_batch, self._limits.max_batch}):
-            await self._worker.run(self._runtime.infer, np.zeros((size, *picture), dtype=np.uint8))
+            await self._worker.run(self._runtime.infer, self._buffers[0][:size])
 
     def start(self) -> None:
         """Begin to take batches; needs a running event loop."""
@@ -265,9 +271,12 @@ class Batcher:
 
     def _assemble(self, batch: list[_Job]) -> Pixels:
         """Pictures [H, W, 3] to one array [B, H, W, 3], padded to the smallest batch."""
-        padding = max(0, self._limits.min_batch - len(batch))
-        pictures = [job.pixels for job in batch] + [np.zeros_like(batch[0].pixels)] * padding
-        return np.stack(pictures)  # B x [H, W, 3] -> [B, H, W, 3]
+        self._turn = 1 - self._turn
+        images = self._buffers[self._turn][: max(len(batch), self._limits.min_batch)]
+        # B x [H, W, 3] -> [B, H, W, 3]
+        np.stack([job.pixels for job in batch], out=images[: len(batch)])
+        images[len(batch) :] = 0
+        return images
 
     async def _run(self, batch: list[_Job], images: Pixels) -> None:
         started = time.perf_counter()
