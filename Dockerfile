@@ -12,7 +12,7 @@ COPY lavit_deploy lavit_deploy
 COPY export export
 COPY serving serving
 COPY profiles profiles
-RUN /opt/venv/bin/python -m pip install --no-cache-dir --constraint constraints.txt ".[serve]"
+RUN /opt/venv/bin/python -m pip install --no-cache-dir --constraint constraints.txt ".[serve,openvino]"
 
 FROM python:3.12-slim-bookworm AS cpu
 RUN useradd --system --uid 10001 --no-create-home lavit
