@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,6 @@ from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
 
 if TYPE_CHECKING:
     import openvino
-
-Mode = Literal["latency", "throughput"]
 
 COMPUTE_LAYERS = ("FullyConnected", "MatMul", "Convolution", "BrgemmConv")
 """Layers of a compiled graph whose precision decides what it computes in."""
@@ -60,8 +58,6 @@ class OpenVinoRuntime(Runtime):
         max_batch: largest batch to accept.
         precision: what to compute in.
         threads: threads; default: the cores this process may use.
-        mode: "latency" runs a batch on all threads, "throughput" may split them into streams.
-        cache: folder in which OpenVINO keeps compiled models, None for no cache.
 
     Raises:
         BundleError: the file is no model, or not one with that input.
@@ -79,8 +75,6 @@ class OpenVinoRuntime(Runtime):
         max_batch: int,
         precision: Precision = "fp32",
         threads: int | None = None,
-        mode: Mode = "latency",
-        cache: Path | None = None,
     ) -> None:
         ov = import_openvino()
         native = cpu_precisions()
@@ -91,10 +85,8 @@ class OpenVinoRuntime(Runtime):
             )
         config = precision_config(precision) | {
             "INFERENCE_NUM_THREADS": threads or available_cores(),
-            "PERFORMANCE_HINT": mode.upper(),
+            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
         }
-        if cache is not None:
-            config["CACHE_DIR"] = str(cache)
         try:
             compiled = ov.Core().compile_model(file, "CPU", config)
         except RuntimeError as error:
