@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from fvcore.nn.jit_handles import get_shape
 
+from lavit_deploy.errors import ProfileError
+
 Value = Any
 """A value of a traced graph (`torch._C.Value`, which PyTorch does not export)."""
 
@@ -71,13 +73,15 @@ def einsum(inputs: Sequence[Value], _outputs: Sequence[Value]) -> int:
     """`einsum` of two operands: the product of the sizes of all letters.
 
     Raises:
-        NotImplementedError: another number of operands, or an ellipsis.
+        ProfileError: another number of operands, or an ellipsis.
     """
     equation = inputs[0].toIValue().replace(" ", "")
     operands = equation.partition("->")[0].split(",")
     shapes = [get_shape(value) for value in inputs[1].node().inputs()]
     if len(operands) != 2 or "." in equation:
-        raise NotImplementedError(f"einsum {equation!r}: only two operands without an ellipsis")
+        raise ProfileError(
+            f"einsum {equation!r} cannot be counted: only two operands without an ellipsis can"
+        )
     sizes = {
         letter: size
         for letters, shape in zip(operands, shapes, strict=True)
