@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -11,7 +10,8 @@ from pathlib import Path
 from export.parity import reference_logits
 from export.pictures import Pictures
 from export.plan import Plan
-from export.workbench import Built, Workbench
+from export.targets.base import Progress
+from export.workbench import Workbench
 from lavit_deploy import __version__
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.checkpoint import Checkpoint
@@ -20,13 +20,10 @@ from lavit_deploy.errors import UsageError
 from lavit_deploy.files import atomic_directory
 from lavit_deploy.folding.fold import Folding
 from lavit_deploy.folding.fold import fold as fold_model
-from lavit_deploy.manifest import Artifact, BatchRange, Manifest, Precision
+from lavit_deploy.manifest import Artifact, BatchRange, Manifest
 from lavit_deploy.manifest import Checkpoint as CheckpointRecord
 from lavit_deploy.model import LaViT
 from lavit_deploy.tuning import retune, save
-
-Progress = Callable[[str], None]
-"""Told the name of each step as it begins."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +67,8 @@ class Job:
 
 def step_names(plan: Plan) -> list[str]:
     """Every step that `export_bundle` will report, in order."""
-    names = ["reference logits"]
-    for precision in plan.onnx:
-        names += [f"build onnx-{precision}", f"parity of onnx-{precision}"]
-    names += [f"openvino-{precision}" for precision in plan.openvino]
-    return [*names, "latency and memory"]
+    labels = [label for target in plan.targets for label in target.labels]
+    return ["reference logits", *labels, "latency and memory"]
 
 
 def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bundle:
@@ -108,16 +102,11 @@ def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bu
             job.plan.device,
             folding.model if folding else None,
         )
-        artifacts = []
-        graphs: dict[Precision, Built] = {}
-        for precision in job.plan.onnx:
-            progress(f"build onnx-{precision}")
-            graphs[precision] = bench.build(precision, folder)
-            progress(f"parity of onnx-{precision}")
-            artifacts.append(bench.judge(graphs[precision]))
-        for precision in job.plan.openvino:
-            progress(f"openvino-{precision}")
-            artifacts.append(bench.openvino(graphs["fp32"], precision))
+        artifacts = [
+            artifact
+            for target in job.plan.targets
+            for artifact in target.build(bench, folder, progress)
+        ]
         progress("latency and memory")
         Bundle.write_manifest(folder, _manifest(job, artifacts))
         save(retune(Bundle.open(folder), device=job.plan.device))

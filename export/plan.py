@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from export.request import Request
+from export.targets.base import Step, Target
+from export.targets.onnx import plan_onnx
+from export.targets.openvino import plan_openvino
 from lavit_deploy.errors import UsageError
-from lavit_deploy.manifest import Device, Precision
+from lavit_deploy.manifest import Device
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
-from lavit_deploy.runtimes.openvino import cpu_precisions
-
-Target = Literal["auto", "onnx", "openvino"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One line of the plan.
-
-    Attributes:
-        what: the artifact or check.
-        action: "build", "check" or "skip".
-        why: what it is for, or why it is left out.
-    """
-
-    what: str
-    action: Literal["build", "check", "skip"]
-    why: str
 
 
 @dataclass(frozen=True)
@@ -35,63 +20,45 @@ class Plan:
     """The artifacts to build, where they are checked, and the lines that say so.
 
     Attributes:
-        onnx: precisions of the ONNX artifacts, float32 first.
-        openvino: precisions of the OpenVINO artifacts, empty for none.
+        targets: what to build, ONNX first: the others are built from it.
         device: where parity and latency are measured.
         steps: the plan in words.
+        extras: artifacts whose failure does not fail the export (`Planned.extras`).
     """
 
-    onnx: tuple[Precision, ...]
-    openvino: tuple[Precision, ...]
+    targets: tuple[Target, ...]
     device: Device
     steps: tuple[Step, ...]
+    extras: frozenset[str]
 
 
-def make_plan(target: Target, half: Precision | None, device: Device | Literal["auto"]) -> Plan:
+def make_plan(request: Request, device: Device | Literal["auto"]) -> Plan:
     """Decide what to build, and where it is checked and timed.
 
     Args:
-        target: "onnx", "openvino" (which ONNX is the source of), or "auto" for what can be built.
-        half: "fp16" or "bf16" when asked for, None for float32 alone.
+        request: what is asked for; its `device` is filled in here.
         device: "cpu", "cuda", or "auto" for CUDA where it can be used.
 
     Raises:
         UsageError: CUDA is asked for and cannot be used; says what is missing.
-        MissingDependencyError: OpenVINO is asked for and not installed.
+        MissingDependencyError: a target is asked for by name and its package is not installed.
     """
     no_cuda = _cuda_obstacle()
     if device == "cuda" and no_cuda:
         raise UsageError(f"--device cuda: {no_cuda}")
-    cuda = device != "cpu" and not no_cuda
-    steps = [Step("onnx-fp32", "build", "runs everywhere; the yardstick of the others")]
-    onnx: tuple[Precision, ...] = ("fp32",)
-    if half is not None:
-        onnx += (half,)
-        steps.append(Step(f"onnx-{half}", "build", _why(half, cuda=cuda)))
-    openvino, openvino_steps = _plan_openvino(target)
-    steps += openvino_steps
-    where: Device = "cuda" if cuda else "cpu"
+    where: Device = "cuda" if device != "cpu" and not no_cuda else "cpu"
+    request = replace(request, device=where)
+    planned = (plan_onnx(request), plan_openvino(request))
+    steps = [step for item in planned for step in item.steps]
     steps.append(Step(f"on {where}", "check", "parity with float32 PyTorch, then latency"))
-    if not cuda:
+    if where == "cpu":
         steps.append(Step("on cuda", "skip", no_cuda or "--device cpu"))
-    return Plan(onnx, openvino, where, tuple(steps))
-
-
-def _plan_openvino(target: Target) -> tuple[tuple[Precision, ...], list[Step]]:
-    """Precisions to build for OpenVINO, and the lines about it."""
-    if target == "onnx":
-        return (), []
-    if find_spec("openvino") is None and target == "auto":
-        why = 'not installed: pip install "lavit-deploy[openvino]"'
-        return (), [Step("openvino", "skip", why)]
-    precisions = cpu_precisions()
-    steps = [Step("openvino-fp32", "build", "a second CPU runtime, exact to float32")]
-    if "bf16" in precisions:
-        why = "this CPU multiplies bfloat16 natively"
-        steps.append(Step("openvino-bf16", "build", why))
-    else:
-        steps.append(Step("openvino-bf16", "skip", "this CPU has no bfloat16 instructions"))
-    return precisions, steps
+    return Plan(
+        targets=tuple(item.target for item in planned if item.target is not None),
+        device=where,
+        steps=tuple(steps),
+        extras=frozenset().union(*(item.extras for item in planned)),
+    )
 
 
 def _cuda_obstacle() -> str:
@@ -101,14 +68,3 @@ def _cuda_obstacle() -> str:
     if shutil.which("nvidia-smi") is None:
         return "no NVIDIA driver on this machine (nvidia-smi is not found)"
     return ""
-
-
-def _why(half: Precision, *, cuda: bool) -> str:
-    if cuda:
-        return "half the size and traffic on a GPU"
-    if half == "bf16":
-        return (
-            "for GPUs; the CPU has no kernels for it, so its parity is measured on a copy that "
-            "computes in float32 and rounds to bf16, and its latency is not"
-        )
-    return "half the size; for GPUs: a CPU casts every operator back to float32"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 
 from export.departure import GraphRunner, first_departure
 from export.onnx_graph import OPSET, write_onnx
-from export.openvino_ir import ensure_ir, run_openvino
 from export.parity import TOLERANCES, compare, run_artifact
 from export.pictures import Pictures
 from export.precision import compute_types, precision_found, to_precision
@@ -24,7 +22,6 @@ from lavit_deploy.manifest import Artifact, BatchRange, Device, Parity, Precisio
 from lavit_deploy.model import LaViT
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
-from lavit_deploy.runtimes.openvino import OpenVinoRuntime, import_openvino
 
 _DEPARTURE_PICTURES = 4
 
@@ -67,13 +64,19 @@ class Workbench:
     batch: BatchRange
     device: Device
     folded: FoldedLaViT | None = None
+    _graphs: dict[Precision, Built] = field(default_factory=dict)
 
-    def build(self, precision: Precision, folder: Path) -> Built:
-        """Write the ONNX graph of one precision into `folder`.
+    def graph(self, precision: Precision, folder: Path) -> Built:
+        """The ONNX graph of one precision, written into `folder` when it is first asked for.
 
         Raises:
             ExportError: the graph could not be built, or is invalid.
         """
+        if precision not in self._graphs:
+            self._graphs[precision] = self._build(precision, folder)
+        return self._graphs[precision]
+
+    def _build(self, precision: Precision, folder: Path) -> Built:
         file = folder / f"model.{precision}.onnx"
         start = time.perf_counter()
         model = (
@@ -110,51 +113,13 @@ class Workbench:
             devices=devices,
             device=device,
             build_seconds=round(built.seconds, 2),
-            parity=_with_precision(parity, precision, found),
+            parity=with_precision(parity, precision, found),
             rounded_parity=rounded,
-        )
-
-    def openvino(self, built: Built, precision: Precision) -> Artifact:
-        """Convert a float32 graph to OpenVINO's format, and compare it in one precision.
-
-        Args:
-            built: the float32 ONNX graph; the IR is written beside it, once for all precisions.
-            precision: what OpenVINO is to compute in.
-        """
-        start = time.perf_counter()
-        xml = built.file.with_name("model.openvino.xml")
-        weights = ensure_ir(built.file, xml)
-        with OpenVinoRuntime(xml, max_batch=self.batch.maximum, precision=precision) as runtime:
-            seconds = time.perf_counter() - start
-            logits = run_artifact(runtime, self.pictures.images, self._sizes)
-            types = runtime.compute_types()
-        parity = self._verdict(
-            logits, precision, built.graph, run=partial(run_openvino, precision=precision)
-        )
-        found = types.most_common(1)[0][0]
-        return Artifact(
-            name=f"openvino-{precision}",
-            file=xml.name,
-            sha256=sha256_of(xml),
-            size_bytes=xml.stat().st_size,
-            extra_files=(weights,),
-            runtime="openvino",
-            runtime_version=import_openvino().__version__,
-            format_version="OpenVINO IR 11",
-            precision_requested=precision,
-            precision_found=found,
-            folded=self.folded is not None,
-            compute_types=dict(types),
-            batch=self.batch,
-            devices=("cpu",),
-            device="cpu",
-            build_seconds=round(seconds, 2),
-            parity=_with_precision(parity, precision, found),
         )
 
     def _as_it_is(self, built: Built, device: Device) -> Parity:
         logits = self._run(built.file, device)
-        return self._verdict(logits, built.precision, built.graph)
+        return self.verdict(logits, built.precision, built.graph)
 
     def _rounded(self, built: Built) -> Parity:
         """Parity of what half-precision hardware computes, found on a CPU (see `widening`)."""
@@ -164,9 +129,9 @@ class Workbench:
             onnx.save(wide, file)
             logits = self._run(file, "cpu")
         method = f"computed in float32, every result rounded to {built.precision}"
-        return self._verdict(logits, built.precision, wide, method=method)
+        return self.verdict(logits, built.precision, wide, method=method)
 
-    def _verdict(
+    def verdict(
         self,
         logits: Logits,
         precision: Precision,
@@ -175,6 +140,15 @@ class Workbench:
         method: str = "run",
         run: GraphRunner | None = None,
     ) -> Parity:
+        """Compare logits with the reference; after a failure, name the layer that departs first.
+
+        Args:
+            logits: the artifact's logits of `pictures` [B, K].
+            precision: decides the tolerance.
+            graph: ONNX graph of the artifact, to find the layer in.
+            method: how the artifact was run.
+            run: runs the graph as the artifact does; default: ONNX Runtime.
+        """
         parity = compare(
             logits, self.reference, precision, source=self.pictures.source, method=method
         )
@@ -192,15 +166,15 @@ class Workbench:
 
     def _run(self, file: Path, device: Device) -> Logits:
         with OnnxRuntime(file, max_batch=self.batch.maximum, device=device) as runtime:
-            return run_artifact(runtime, self.pictures.images, self._sizes)
+            return run_artifact(runtime, self.pictures.images, self.sizes)
 
     @property
-    def _sizes(self) -> tuple[int, ...]:
+    def sizes(self) -> tuple[int, ...]:
         """Batch sizes that parity cycles through."""
         return (1, self.batch.optimum, min(3, self.batch.maximum))
 
 
-def _with_precision(parity: Parity, asked: Precision, found: str) -> Parity:
+def with_precision(parity: Parity, asked: Precision, found: str) -> Parity:
     """The comparison, failed if the artifact computes in another precision than was asked for."""
     if found == asked:
         return parity

@@ -9,9 +9,16 @@ from typing import Literal
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.environment import Environment
 from lavit_deploy.errors import BundleError, ParityError
-from lavit_deploy.manifest import Artifact, Device, RuntimeName
+from lavit_deploy.manifest import Artifact, Device, RuntimeName, ServerRuntime
 
-_EXTRAS = {"onnxruntime": "serve", "openvino": "openvino"}
+_PACKAGES: dict[RuntimeName, tuple[str, str]] = {
+    "onnxruntime": ("onnxruntime", "serve"),
+    "openvino": ("openvino", "openvino"),
+    "tensorrt": ("tensorrt", "tensorrt"),
+    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt-rtx"),
+    "aoti": ("torch", "aoti"),
+}
+"""Runtimes of a server: the module that must be there, and the extra that brings it."""
 _BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
 
@@ -27,7 +34,7 @@ class Wish:
     """
 
     artifact: str = "auto"
-    runtime: RuntimeName | Literal["auto"] = "auto"
+    runtime: ServerRuntime | Literal["auto"] = "auto"
     device: Device = "cpu"
     agreement: float = 0.99
 
@@ -103,10 +110,7 @@ def obstacle(artifact: Artifact, wish: Wish, here: Environment) -> str:
             wish.runtime not in {"auto", artifact.runtime},
             f"is for {artifact.runtime}, not {wish.runtime}",
         ),
-        (
-            importlib.util.find_spec(artifact.runtime) is None,
-            f'needs {artifact.runtime}: pip install "lavit-deploy[{_EXTRAS[artifact.runtime]}]"',
-        ),
+        (bool(missing := _missing(artifact.runtime)), missing),
         (
             needs_bf16 and not _BF16_FEATURES.intersection(here.cpu_features),
             "needs a CPU with bfloat16 instructions",
@@ -120,6 +124,16 @@ def obstacle(artifact: Artifact, wish: Wish, here: Environment) -> str:
         ),
     )
     return next((text for applies, text in checks if applies), "")
+
+
+def _missing(runtime: RuntimeName) -> str:
+    """What keeps a runtime from being used here, as a phrase; empty if nothing does."""
+    if runtime not in _PACKAGES:
+        return f"is for {runtime} on a phone or a board, not for a server"
+    module, extra = _PACKAGES[runtime]
+    if importlib.util.find_spec(module) is None:
+        return f'needs {module}: pip install "lavit-deploy[{extra}]"'
+    return ""
 
 
 def _foreign(bundle: Bundle, here: Environment) -> tuple[str, ...]:

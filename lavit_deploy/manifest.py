@@ -18,8 +18,10 @@ SCHEMA_VERSION: Literal[1] = 1
 """Raised whenever a reader of the version before would misunderstand a manifest."""
 
 Device = Literal["cpu", "cuda"]
-RuntimeName = Literal["onnxruntime", "openvino"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+ServerRuntime = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "aoti"]
+MobileRuntime = Literal["ort", "executorch", "litert", "coreml", "ncnn", "mnn"]
+RuntimeName = Literal[ServerRuntime, MobileRuntime]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights", "palette6"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -11,7 +11,7 @@ from typing import get_args
 
 from lavit_deploy import cli
 from lavit_deploy.errors import MissingDependencyError
-from lavit_deploy.manifest import Device, RuntimeName
+from lavit_deploy.manifest import Device, ServerRuntime
 from serving.settings import LogFormat, Settings
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--runtime",
-        choices=("auto", *get_args(RuntimeName)),
+        choices=("auto", *get_args(ServerRuntime)),
         default=default.runtime,
         help="auto: whichever was measured to be fastest",
     )

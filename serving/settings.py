@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lavit_deploy.errors import UsageError
-from lavit_deploy.manifest import Device, RuntimeName
+from lavit_deploy.manifest import Device, ServerRuntime
 from lavit_deploy.preprocess import MAX_PIXELS
 
 MIB = 1 << 20
@@ -50,7 +50,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     artifact: str = "auto"
-    runtime: RuntimeName | Literal["auto"] = "auto"
+    runtime: ServerRuntime | Literal["auto"] = "auto"
     agreement: float = 0.99
     retune: bool = False
     device: Device = "cpu"

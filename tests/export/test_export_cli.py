@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import subprocess
@@ -13,10 +14,11 @@ from PIL import Image
 from export.cli import main, make_parser, read_classes
 from export.departure import first_departure
 from export.onnx_graph import write_onnx
-from export.openvino_ir import run_openvino
-from export.parity import compare, reference_logits
+from export.parity import TOLERANCES, compare, reference_logits
 from export.pictures import folder_pictures, sample_pictures
 from export.plan import make_plan
+from export.request import Request
+from export.targets.openvino import OpenVinoTarget, run_openvino
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.checkpoint import save_checkpoint
 from lavit_deploy.choice import Wish, choose
@@ -118,6 +120,23 @@ def test_failed_parity_ends_in_1_keeps_the_artifact_and_names_the_layer(
     with pytest.raises(ParityError, match="failed parity"):
         choose(bundle, Wish("onnx-fp16"))
     assert "stages.2.blocks.1" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_extra_that_fails_parity_does_not_fail_the_export(
+    tiny_checkpoint_file, tmp_path, monkeypatch, capsys
+):
+    """Nobody asked for it; it is reported, stays in the bundle as failed, and is never served."""
+    strict = dataclasses.replace(TOLERANCES["bf16"], cosine=1.1)
+    monkeypatch.setitem(TOLERANCES, "bf16", strict)
+    monkeypatch.setattr("export.targets.openvino.cpu_precisions", lambda: ("bf16",))
+    out, named = tmp_path / "extra", tmp_path / "named"
+    if "bf16" not in cpu_precisions():
+        pytest.skip("this CPU has no bfloat16 instructions")
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--out"]
+    assert main([*arguments, str(out)]) == 0
+    assert "openvino-bf16 failed parity" in " ".join(capsys.readouterr().out.split())
+    assert choose(Bundle.open(out), Wish()).artifact.name == "onnx-fp32"
+    assert main([*arguments, str(named), "--target", "openvino"]) == 1
 
 
 def test_bf16_says_that_it_was_not_run_as_it_is(tiny_checkpoint_file, tmp_path):
@@ -258,9 +277,9 @@ def test_a_precision_that_was_not_built_fails_the_artifact(
 
 
 def test_without_openvino_the_plan_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("export.plan.find_spec", lambda _name: None)
-    planned = make_plan("auto", None, "cpu")
-    assert planned.openvino == ()
+    monkeypatch.setattr("export.targets.openvino.find_spec", lambda _name: None)
+    planned = make_plan(Request(), "cpu")
+    assert not any(isinstance(target, OpenVinoTarget) for target in planned.targets)
     (step,) = [step for step in planned.steps if step.what == "openvino"]
     assert (step.action, step.why) == (
         "skip",
@@ -269,9 +288,9 @@ def test_without_openvino_the_plan_says_how_to_get_it(monkeypatch):
 
 
 def test_the_plan_leaves_out_bf16_where_the_cpu_has_none(monkeypatch):
-    monkeypatch.setattr("export.plan.cpu_precisions", lambda: ("fp32",))
-    planned = make_plan("openvino", "fp16", "cpu")
-    assert (planned.onnx, planned.openvino) == (("fp32", "fp16"), ("fp32",))
+    monkeypatch.setattr("export.targets.openvino.cpu_precisions", lambda: ("fp32",))
+    planned = make_plan(Request(frozenset({"openvino"}), "fp16"), "cpu")
+    assert [target.precisions for target in planned.targets] == [("fp32", "fp16"), ("fp32",)]
     assert ("openvino-bf16", "skip") in [(step.what, step.action) for step in planned.steps]
 
 

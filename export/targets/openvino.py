@@ -1,0 +1,139 @@
+"""OpenVINO's own format, the IR: a graph (`.xml`) and its weights (`.bin`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from export.parity import run_artifact
+from export.request import Request
+from export.targets.base import Planned, Progress, Step, Target
+from export.workbench import Workbench, with_precision
+from lavit_deploy.files import sha256_of
+from lavit_deploy.manifest import Artifact, ExtraFile, Precision
+from lavit_deploy.preprocess import Pixels
+from lavit_deploy.runtimes.openvino import (
+    OpenVinoRuntime,
+    cpu_precisions,
+    import_openvino,
+    precision_config,
+)
+
+
+@dataclass(frozen=True)
+class OpenVinoTarget(Target):
+    """One IR with float32 weights, judged in each precision that this CPU computes natively.
+
+    What OpenVINO computes in is decided when the IR is compiled, so one file serves all.
+
+    Attributes:
+        precisions: which to judge, float32 first.
+    """
+
+    precisions: tuple[Precision, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(f"openvino-{precision}" for precision in self.precisions)
+
+    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
+        for precision in self.precisions:
+            progress(f"openvino-{precision}")
+            yield _artifact(bench, folder, precision)
+
+
+def plan_openvino(request: Request) -> Planned:
+    """Every precision of this CPU, where OpenVINO is installed.
+
+    Raises:
+        MissingDependencyError: OpenVINO is asked for by name and not installed.
+    """
+    if not request.wants("openvino"):
+        return Planned(())
+    if find_spec("openvino") is None and not request.names("openvino"):
+        why = 'not installed: pip install "lavit-deploy[openvino]"'
+        return Planned((Step("openvino", "skip", why),))
+    precisions = cpu_precisions()
+    steps = [Step("openvino-fp32", "build", "a second CPU runtime, exact to float32")]
+    if "bf16" in precisions:
+        steps.append(Step("openvino-bf16", "build", "this CPU multiplies bfloat16 natively"))
+    else:
+        steps.append(Step("openvino-bf16", "skip", "this CPU has no bfloat16 instructions"))
+    names = frozenset(f"openvino-{precision}" for precision in precisions)
+    extras = frozenset() if request.names("openvino") else names
+    return Planned(tuple(steps), OpenVinoTarget(precisions), extras)
+
+
+def _artifact(bench: Workbench, folder: Path, precision: Precision) -> Artifact:
+    """Convert the float32 graph, unless that was done before, and compare it in one precision."""
+    source = bench.graph("fp32", folder)
+    start = time.perf_counter()
+    xml = folder / "model.openvino.xml"
+    weights = ensure_ir(source.file, xml)
+    with OpenVinoRuntime(xml, max_batch=bench.batch.maximum, precision=precision) as runtime:
+        seconds = time.perf_counter() - start
+        logits = run_artifact(runtime, bench.pictures.images, bench.sizes)
+        types = runtime.compute_types()
+    run = partial(run_openvino, precision=precision)
+    parity = bench.verdict(logits, precision, source.graph, run=run)
+    found = types.most_common(1)[0][0]
+    return Artifact(
+        name=f"openvino-{precision}",
+        file=xml.name,
+        sha256=sha256_of(xml),
+        size_bytes=xml.stat().st_size,
+        extra_files=(weights,),
+        runtime="openvino",
+        runtime_version=import_openvino().__version__,
+        format_version="OpenVINO IR 11",
+        precision_requested=precision,
+        precision_found=found,
+        folded=bench.folded is not None,
+        compute_types=dict(types),
+        batch=bench.batch,
+        devices=("cpu",),
+        device="cpu",
+        build_seconds=round(seconds, 2),
+        parity=with_precision(parity, precision, found),
+    )
+
+
+def ensure_ir(graph: Path, xml: Path) -> ExtraFile:
+    """Convert an ONNX file, keeping float32 weights, unless that was done before.
+
+    The reader inside the runtime is used, because the converter beside it reports its use to its
+    maker.
+
+    Args:
+        graph: a float32 ONNX file.
+        xml: where the IR belongs; its `.bin` lies beside it.
+
+    Returns:
+        The `.bin`.
+    """
+    weights = xml.with_suffix(".bin")
+    if not xml.exists():
+        ov = import_openvino()
+        ov.save_model(ov.Core().read_model(graph), xml, compress_to_fp16=False)
+    return ExtraFile(
+        file=weights.name, sha256=sha256_of(weights), size_bytes=weights.stat().st_size
+    )
+
+
+def run_openvino(
+    graph: onnx.ModelProto, outputs: list[str], images: Pixels, *, precision: Precision
+) -> list[np.ndarray]:
+    """Run a graph on pictures in OpenVINO and give some of its outputs."""
+    core = import_openvino().Core()
+    compiled = core.compile_model(
+        core.read_model(graph.SerializeToString()), "CPU", precision_config(precision)
+    )
+    results = compiled([images])
+    return [results[name] for name in outputs]
