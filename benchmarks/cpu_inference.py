@@ -34,9 +34,9 @@ import torch
 from torch import nn
 
 from export.onnx_graph import write_onnx
-from export.openvino_ir import ensure_ir
 from export.parity import compare, run_artifact
 from export.pictures import sample_pictures
+from export.targets.openvino import ensure_ir
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.config import PRESETS, preset
 from lavit_deploy.environment import Environment, available_cores

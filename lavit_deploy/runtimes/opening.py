@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.manifest import Artifact, Device
 from lavit_deploy.runtimes.base import Runtime
@@ -16,6 +18,7 @@ def open_artifact(
     device: Device = "cpu",
     threads: int | None = None,
     spin: bool = True,
+    cache: Path | None = None,
 ) -> Runtime:
     """Verify an artifact's bytes and open it in its runtime.
 
@@ -25,6 +28,7 @@ def open_artifact(
         device: where to compute.
         threads: threads within an operator; default: the cores this process may use.
         spin: let ONNX Runtime's idle threads spin; off where other work shares the cores.
+        cache: folder where OpenVINO keeps compiled models for the next start; default: nowhere.
 
     Raises:
         BundleError: the file is missing, altered, or cannot be opened.
@@ -38,6 +42,7 @@ def open_artifact(
             max_batch=artifact.batch.maximum,
             precision=artifact.precision_requested,
             threads=threads,
+            cache=cache,
         )
     return OnnxRuntime(
         file, max_batch=artifact.batch.maximum, device=device, threads=threads, spin=spin

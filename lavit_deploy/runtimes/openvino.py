@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,18 +52,26 @@ def precision_config(precision: Precision) -> dict[str, Any]:
 
 
 class OpenVinoRuntime(Runtime):
-    """One compiled OpenVINO model with input uint8 [B, H, W, 3].
+    """An OpenVINO model with input uint8 [B, H, W, 3], compiled for latency and for throughput.
+
+    One picture is worked on by all threads, in a graph of fixed shape: that is fastest for one. A
+    batch is cut into equal parts for independent streams that never wait for each other: on two
+    cores 4 to 11 % faster than all threads on one operator after another
+    (`benchmarks/cpu_inference.py`). Each of the two keeps its own copy of the packed weights.
 
     Args:
         file: an IR (`.xml`, its `.bin` beside it) or an ONNX file.
         max_batch: largest batch to accept.
         precision: what to compute in.
-        threads: threads; default: the cores this process may use.
+        threads: threads in all; default: the cores this process may use.
+        streams: into how many parts a batch is cut, at most `threads`; default: `threads`.
+        cache: folder where compiled models are kept for the next start; default: nowhere.
 
     Raises:
         BundleError: the file is no model, or not one with that input.
         MissingDependencyError: openvino is not installed.
-        UsageError: the CPU does not compute in `precision`.
+        UsageError: the CPU does not compute in `precision`, or there are fewer threads than
+            streams.
     """
 
     name = "openvino"
@@ -75,6 +84,8 @@ class OpenVinoRuntime(Runtime):
         max_batch: int,
         precision: Precision = "fp32",
         threads: int | None = None,
+        streams: int | None = None,
+        cache: Path | None = None,
     ) -> None:
         ov = import_openvino()
         native = cpu_precisions()
@@ -83,22 +94,26 @@ class OpenVinoRuntime(Runtime):
                 f"this CPU does not compute in {precision} with OpenVINO, "
                 f"only in {', '.join(native)}"
             )
-        config = precision_config(precision) | {
-            "INFERENCE_NUM_THREADS": threads or available_cores(),
-            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
-        }
+        threads = threads or available_cores()
+        streams = threads if streams is None else streams
+        if not 1 <= streams <= threads:
+            raise UsageError(f"{streams} streams for {threads} threads: expected 1 to {threads}")
+        config = precision_config(precision) | {"INFERENCE_NUM_THREADS": threads}
+        if cache is not None:
+            config["CACHE_DIR"] = str(cache)
+        core = ov.Core()
         try:
-            compiled = ov.Core().compile_model(file, "CPU", config)
+            model = core.read_model(file)
+            self.input = _input_of(model, file)
+            many = core.compile_model(model, "CPU", config | {"NUM_STREAMS": streams})
+            model.reshape([1, *self.input.shape[1:]])
+            one = core.compile_model(model, "CPU", config | {"NUM_STREAMS": 1})
         except RuntimeError as error:
             raise BundleError(f"openvino cannot open {file}: {error}") from None
-        (shape,) = [port.get_partial_shape() for port in compiled.inputs[:1]]
-        kind = compiled.inputs[0].get_element_type().get_type_name()
-        if len(compiled.inputs) != 1 or kind != "u8" or len(shape) != len("BHWC"):
-            raise BundleError(f"{file} takes {kind} {shape}; expected one uint8 [B, H, W, 3]")
-        self._compiled = compiled
-        self._request = compiled.create_infer_request()
+        self._compiled = one
+        self._single = one.create_infer_request()
+        self._streams = [many.create_infer_request() for _ in range(min(streams, max_batch))]
         self.max_batch = max_batch
-        self.input = TensorSpec("uint8", (None, *(size.get_length() for size in list(shape)[1:])))
 
     def compute_types(self) -> Counter[str]:
         """Number of matrix products and convolutions of the compiled graph by precision."""
@@ -111,14 +126,41 @@ class OpenVinoRuntime(Runtime):
         return found
 
     def _infer(self, images: Pixels) -> Logits:
-        if self._request is None:
+        if self._single is None:
             raise InferenceError("this OpenVINO model is closed")
+        requests = [self._single] if len(images) == 1 else self._streams[: len(images)]
+        parts = np.array_split(np.ascontiguousarray(images), len(requests))
         try:
-            results = self._request.infer([np.ascontiguousarray(images)])
+            for request, part in zip(requests, parts, strict=True):
+                request.start_async([part], share_inputs=True)
+            return np.concatenate([_result(request) for request in requests])
         except RuntimeError as error:
+            for request in requests:  # what still runs reads `images`
+                with suppress(RuntimeError):
+                    request.cancel()
+                    request.wait()
             raise InferenceError(f"openvino failed: {error}") from error
-        return results[0].copy()  # the request reuses its output buffer
 
     def close(self) -> None:
-        self._request = None
+        self._single = None
+        self._streams = []
         self._compiled = None
+
+
+def _input_of(model: openvino.Model, file: Path) -> TensorSpec:
+    """The input of a model, which must be one uint8 [B, H, W, 3].
+
+    Raises:
+        BundleError: it is something else.
+    """
+    port = model.inputs[0]
+    shape, kind = port.get_partial_shape(), port.get_element_type().get_type_name()
+    if len(model.inputs) != 1 or kind != "u8" or len(shape) != len("BHWC"):
+        raise BundleError(f"{file} takes {kind} {shape}; expected one uint8 [B, H, W, 3]")
+    return TensorSpec("uint8", (None, *(size.get_length() for size in list(shape)[1:])))
+
+
+def _result(request: openvino.InferRequest) -> Logits:
+    """Logits [B, K] of a request that was started."""
+    request.wait()
+    return request.get_output_tensor(0).data

@@ -59,6 +59,32 @@ def test_an_answer_is_not_changed_by_the_next_call(graph, images):
         np.testing.assert_array_equal(first, kept)
 
 
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_a_batch_keeps_its_order_whatever_the_streams(graph, streams):
+    path, weights = graph
+    images = np.random.default_rng(2).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
+    with OpenVinoRuntime(path, max_batch=8, threads=3, streams=streams) as runtime:
+        for size in range(1, 9):
+            expected = exact(images[:size], weights)
+            np.testing.assert_allclose(runtime.infer(images[:size]), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("streams", [0, 3])
+def test_more_streams_than_threads_are_refused(graph, streams):
+    with pytest.raises(UsageError, match=f"{streams} streams for 2 threads: expected 1 to 2"):
+        OpenVinoRuntime(graph[0], max_batch=8, threads=2, streams=streams)
+
+
+def test_compiled_models_are_kept_where_asked(graph, images, tmp_path):
+    path, weights = graph
+    for _ in range(2):
+        with OpenVinoRuntime(path, max_batch=8, cache=tmp_path) as runtime:
+            expected = exact(images, weights)
+            np.testing.assert_allclose(runtime.infer(images), expected, rtol=1e-4, atol=1e-3)
+        kept = sorted(file.name for file in tmp_path.iterdir())
+        assert len(kept) == 2  # one for a picture, one for a batch
+
+
 def test_bfloat16_is_found_in_the_compiled_graph(graph, images):
     if "bf16" not in cpu_precisions():
         pytest.skip("this CPU has no bfloat16 instructions")
