@@ -22,9 +22,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, import_openvino
 from lavit_deploy.timing import alternate, median_ms
 from profiles.baselines import BASELINES
-from profiles.transformers_models import build
+from profiles.building import build
 
 MODELS = (
     "lavit_t",
@@ -86,13 +87,16 @@ def main() -> None:
         help="models for torch.compile too, which takes a minute for each batch size",
     )
     parser.add_argument("--out", type=Path, help="folder of the report")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows of other models in that report"
+    )
     options = parser.parse_args()
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(available_cores())
     peaks = matrix_product_peaks()
     print("matrix products:", {name: f"{value:.0f} GFLOP/s" for name, value in peaks.items()})
-    rows: list[dict[str, object]] = []
+    rows = kept_rows(options.out, options.models) if options.resume else []
     for name in options.models:
         for row in measure(name, options):
             rows.append(row)
@@ -101,8 +105,19 @@ def main() -> None:
             write_report(rows, peaks, options.out)
 
 
+def kept_rows(out: Path, models: Sequence[str]) -> list[dict[str, object]]:
+    """Rows of an earlier report on this machine, but for the models measured now."""
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    here = Environment.here()
+    there = Environment.model_validate(report["environment"])
+    if (there.cpu, there.cores, there.libraries) != (here.cpu, here.cores, here.libraries):
+        sys.exit(f"{out} was measured on another machine or with other libraries")
+    return [row for row in report["rows"] if row["model"] not in models]
+
+
 def write_report(rows: list[dict[str, object]], peaks: dict[str, float], out: Path) -> None:
     """Write `report.json`, `table.md` and `speed.png` into the folder `out`."""
+    rows = sorted(rows, key=lambda row: (MODELS.index(row["model"]), row["batch"]))
     report = {
         "environment": Environment.here().model_dump(mode="json"),
         "threads": available_cores(),
