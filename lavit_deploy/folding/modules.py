@@ -479,6 +479,20 @@ class FoldedStage(nn.Module):
         Returns:
             Tokens [B, N, D] and the last layer's scores [B, H, N, M].
         """
+        x, source = self.vanilla_layers(x, previous)
+        if self.chain is None:
+            return x, source.scores
+        chained = self.chain(source)
+        for index, scores in enumerate(chained, start=self.vanilla):
+            x, _ = self.blocks[index](x, scores)
+        return x, chained[-1]
+
+    def vanilla_layers(self, x: Tensor, previous: Tensor | None) -> tuple[Tensor, Scores]:
+        """The stage as far as its last vanilla layer; arguments as of `forward`.
+
+        Returns:
+            Tokens [B, N, D], and that layer's scores.
+        """
         x = self.patch_embed(x)
         if self.class_token is not None:
             x = torch.cat((self.class_token.expand(x.shape[0], -1, -1), x), dim=1)
@@ -488,12 +502,7 @@ class FoldedStage(nn.Module):
         x, source = self.blocks[0](x, lead)
         for index in range(1, self.vanilla):
             x, source = self.blocks[index](x, None)
-        if self.chain is None:
-            return x, source.scores
-        chained = self.chain(source)
-        for index, scores in enumerate(chained, start=self.vanilla):
-            x, _ = self.blocks[index](x, scores)
-        return x, chained[-1]
+        return x, source
 
 
 class FoldedLaViT(nn.Module):

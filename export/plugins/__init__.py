@@ -1,0 +1,1 @@
+"""The TensorRT plugin: its C++ sources, and the compilation of its kernels."""
