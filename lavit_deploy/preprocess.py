@@ -30,6 +30,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
 """Default limit on width * height, read from the header before anything is decoded."""
 
+JPEG_MARGIN = 2.0
+"""Least resolution that a JPEG decoded at a fraction keeps, as a multiple of the model's."""
+
+JPEG_TOLERANCE = 1.5
+"""Largest mean difference, of 255 levels, that this makes, in white noise. Measured at 224 pixels
+from 3000: 0.1 to 0.3 in photographs, and no sample by more than 5."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -78,7 +85,25 @@ class Preprocess(BaseModel):
             ImageTooLargeError: the picture is so narrow that its resized form, before the crop,
                 would have more than `MAX_PIXELS` pixels.
         """
-        width, height = image.size
+        return self.fit(image, image.size, (0.0, 0.0, *image.size))
+
+    def fit(
+        self, image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
+    ) -> Pixels:
+        """Resize and crop an RGB picture of which a smaller copy is given.
+
+        Args:
+            image: the copy.
+            size: width and height of the whole picture, pixels.
+            box: left, top, right and bottom of what the copy shows of it, in the copy's pixels.
+
+        Returns:
+            As of a call.
+
+        Raises:
+            ImageTooLargeError: as of a call.
+        """
+        width, height = size
         scale = self.resize / min(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         crop_height, crop_width = self.crop
@@ -89,13 +114,15 @@ class Preprocess(BaseModel):
                 f"the limit is {MAX_PIXELS:,}"
             )
         if image.size != size:
-            image = image.resize(size, _RESAMPLING[self.interpolation])
+            image = image.resize(size, _RESAMPLING[self.interpolation], box)
         left, top = round((size[0] - crop_width) / 2), round((size[1] - crop_height) / 2)
         image = image.crop((left, top, left + crop_width, top + crop_height))
         return np.asarray(image, dtype=np.uint8)
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
+) -> Image.Image:
     """Decode a picture to upright RGB.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit samples are scaled to 8,
@@ -104,27 +131,116 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Args:
         data: the whole file.
         max_pixels: limit on width * height, checked on the header before decoding.
+        formats: Pillow's names of the formats that are taken.
 
     Raises:
-        UnsupportedImageError: not an image, or of a format not in `FORMATS`.
+        UnsupportedImageError: not an image, or of a format not in `formats`.
         ImageTooLargeError: more pixels than `max_pixels`.
         CorruptImageError: truncated or damaged.
     """
+    with _opened(data, max_pixels, formats) as image:
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image))
+
+
+def prepare(
+    data: bytes,
+    preprocess: Preprocess,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+) -> Pixels:
+    """Decode, resize and crop in one step, which spares large JPEGs most of their decoding.
+
+    A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size by leaving out high frequencies, which the
+    resize to the model's size would remove anyway. This is done where what is decoded keeps
+    `JPEG_MARGIN` times the resolution that the model sees. Other pictures are treated as by
+    `preprocess(decode(data))`.
+
+    Args:
+        data: the whole file.
+        preprocess: resize and crop.
+        max_pixels: limit on width * height, checked on the header before decoding.
+        formats: Pillow's names of the formats that are taken.
+
+    Returns:
+        uint8 [H, W, 3], within `JPEG_TOLERANCE` of `preprocess(decode(data))`.
+
+    Raises:
+        ImageError: as of `decode` and `Preprocess`.
+    """
+    with _opened(data, max_pixels, formats) as image:
+        size = image.size
+        edges = _draft(image, preprocess)
+        image.load()
+        orientation = image.getexif().get(_ORIENTATION, 1) if edges else 1
+        upright = _rgb(ImageOps.exif_transpose(image))
+    if not edges:
+        return preprocess(upright)
+    if orientation in _SIDEWAYS:
+        size = (size[1], size[0])
+    return preprocess.fit(upright, size, _box(upright.size, edges, orientation))
+
+
+_ORIENTATION = 0x0112
+"""EXIF tag."""
+
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+"""EXIF orientations that exchange width and height."""
+
+_FAR_EDGES = {1: "rb", 2: "lb", 3: "lt", 4: "rt", 5: "br", 6: "bl", 7: "tl", 8: "tr"}
+"""Where the stored right and bottom edges are found once a picture is upright, by EXIF."""
+
+
+def _draft(image: Image.Image, preprocess: Preprocess) -> tuple[float, float] | None:
+    """Have a JPEG decoded at a fraction of its size, if it is large enough.
+
+    Returns:
+        By how much, in decoded pixels, the last column and the last row exceed the picture; None
+        where it is decoded as it is.
+    """
+    # "nearest" picks single pixels, which no smaller copy has.
+    if image.format not in {"JPEG", "MPO"} or preprocess.interpolation == "nearest":
+        return None
+    scale = JPEG_MARGIN * preprocess.resize / min(image.size)
+    # Rounded up, so that neither side can fall below the margin.
+    wanted = (-int(-image.width * scale // 1), -int(-image.height * scale // 1))
+    if scale >= 1 or (drafted := image.draft(None, wanted)) is None:
+        return None
+    right, bottom = drafted[1][2:]
+    return image.width - right, image.height - bottom
+
+
+def _box(
+    size: tuple[int, int], edges: tuple[float, float], orientation: int
+) -> tuple[float, float, float, float]:
+    """What of an upright copy is the picture; `edges` as `_draft` returns them."""
+    inset = dict(zip(_FAR_EDGES.get(orientation, "rb"), edges, strict=True))
+    return (
+        inset.get("l", 0.0),
+        inset.get("t", 0.0),
+        size[0] - inset.get("r", 0.0),
+        size[1] - inset.get("b", 0.0),
+    )
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """A picture whose header is read and within the limits; errors are explained."""
     if not data:
-        raise UnsupportedImageError("the file is empty; expected one of " + ", ".join(FORMATS))
-    with _explained(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        raise UnsupportedImageError("the file is empty; expected one of " + ", ".join(formats))
+    with _explained(formats), Image.open(io.BytesIO(data), formats=formats) as image:
         pixels = image.width * image.height
         if pixels > max_pixels:
             raise ImageTooLargeError(
                 f"the picture has {image.width} x {image.height} = {pixels:,} pixels; "
                 f"the limit is {max_pixels:,}"
             )
-        image.load()
-        return _rgb(ImageOps.exif_transpose(image))
+        yield image
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(formats: tuple[str, ...]) -> Iterator[None]:
     """Turn every way in which Pillow refuses a file into one of our errors."""
     try:
         yield
@@ -132,7 +248,7 @@ def _explained() -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise UnsupportedImageError(
-            "the file is not an image of an accepted format; expected one of " + ", ".join(FORMATS)
+            "the file is not an image of an accepted format; expected one of " + ", ".join(formats)
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(f"the picture is refused: {error}") from None
@@ -155,16 +271,33 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in {"I;16", "I;16B", "I;16L", "I"}:
-        samples = np.asarray(image).astype(np.uint32)  # 16-bit grey, also as 32-bit integers
-        return Image.fromarray((samples.clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        return _grey(image)
     if image.mode == "F":
-        samples = np.nan_to_num(np.asarray(image)).clip(0.0, 255.0)
-        return Image.fromarray(samples.astype(np.uint8)).convert("RGB")
+        return _grey_of_floats(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """16-bit grey, also as 32-bit integers, to RGB; a transparent level becomes white."""
+    samples = np.asarray(image)
+    grey = (samples.clip(0, 65535) >> 8).astype(np.uint8)
+    level = image.info.get("transparency")
+    if isinstance(level, int):
+        grey[samples == level] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _grey_of_floats(image: Image.Image) -> Image.Image:
+    """Grey as floats to RGB: on the 0..1 scale where no sample is above 1, else on 0..255."""
+    samples = np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0)
+    scale = 255.0 if samples.max() <= 1.0 else 1.0
+    return Image.fromarray((samples * scale).clip(0.0, 255.0).round().astype(np.uint8)).convert(
+        "RGB"
+    )
 
 
 def normalise(images: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:

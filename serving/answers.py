@@ -1,4 +1,4 @@
-"""What `/classify` and the health checks answer with."""
+"""What `/classify`, `/models` and the health checks answer with."""
 
 from __future__ import annotations
 
@@ -80,6 +80,66 @@ class Classification(_Answer):
         Annotated[ClassifiedPicture | FailedPicture, Field(discriminator="status")], ...
     ] = Field(description="One for each picture, in the order they were sent.")
     timing: RequestTiming
+
+
+class ModelEntry(ModelId):
+    """One model that can be asked."""
+
+    version: str = Field(description="Its version.", examples=["1"])
+    default: bool = Field(description="Whether it answers requests that name no model.")
+    ready: bool = Field(description="Whether it takes pictures now.")
+    classes: int = Field(description="Number of classes.", ge=1)
+
+
+class ModelList(_Answer):
+    """The answer of `GET /models`."""
+
+    models: tuple[ModelEntry, ...]
+
+
+class ServerMetadata(_Answer):
+    """The answer of `GET /v2`."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...] = Field(description="Of the Open Inference Protocol.")
+
+
+class ServerLive(_Answer):
+    """The answer of `GET /v2/health/live`."""
+
+    live: Literal[True] = True
+
+
+class ServerReady(_Answer):
+    """The answer of `GET /v2/health/ready` when all is well."""
+
+    ready: Literal[True] = True
+
+
+class ModelReady(_Answer):
+    """The answer of a model's `/ready` when all is well."""
+
+    name: str
+    ready: Literal[True] = True
+
+
+class TensorMetadata(_Answer):
+    """A tensor that a model takes or gives."""
+
+    name: str
+    datatype: str = Field(examples=["FP32"])
+    shape: tuple[int, ...] = Field(description="-1 is any size.")
+
+
+class ModelMetadata(_Answer):
+    """The answer of `GET /v2/models/{model_name}`."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...] = Field(description="A request has one of them.")
+    outputs: tuple[TensorMetadata, ...]
 
 
 class Health(_Answer):

@@ -16,10 +16,13 @@ from lavit_deploy import __version__
 from lavit_deploy.errors import LavitError
 from serving.classifier import Classifier
 from serving.docs import add_docs
+from serving.inference_protocol import protocol_routes
 from serving.metrics import Metrics
+from serving.models import OneModel
 from serving.observing import Observer
 from serving.problem import PictureProblem, error_response, problem_response, status_response
 from serving.routes import PAGE, classify_routes, operator_routes, page_routes
+from serving.security import protect
 from serving.settings import Settings
 from serving.uploads import UploadBudget, UploadLimits, UploadReader
 
@@ -52,7 +55,8 @@ def create_app(classifier: Classifier, settings: Settings, metrics: Metrics) -> 
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Observer, metrics=metrics)
+    protect(app, settings)
+    app.add_middleware(Observer, metrics=metrics)  # the last one added is the first one asked
     uploads = UploadReader(
         UploadLimits(
             max_bytes=settings.max_bytes,
@@ -61,7 +65,10 @@ def create_app(classifier: Classifier, settings: Settings, metrics: Metrics) -> 
         ),
         UploadBudget(settings.max_pending_bytes),
     )
-    app.include_router(classify_routes(classifier, uploads, top_k=settings.top_k))
+    models = OneModel(classifier)
+    app.include_router(classify_routes(models, uploads, top_k=settings.top_k))
+    for router in protocol_routes(models, uploads, max_files=settings.max_files):
+        app.include_router(router)
     app.include_router(operator_routes(classifier, metrics))
     app.include_router(page_routes())
     app.mount("/page", StaticFiles(directory=PAGE), name="page")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from lavit_deploy.environment import available_cores
 from lavit_deploy.errors import InferenceError, LavitError, UsageError
 from lavit_deploy.manifest import Artifact, Manifest
+from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Runtime
 from serving.answers import ClassifiedPicture, FailedPicture, ModelId, PictureTiming, Prediction
 from serving.batching import Batcher, BatchLimits, Inferred, Places
@@ -81,7 +82,10 @@ class Classifier:
         )
         self.decoders = settings.decoders or available_cores()
         self._decoders = Decoders(
-            model.manifest.preprocess, threads=self.decoders, max_pixels=settings.max_pixels
+            workers=self.decoders,
+            max_pixels=settings.max_pixels,
+            seconds=settings.decode_seconds,
+            isolation=settings.decoder_isolation,
         )
         self._warm_up: asyncio.Task[None] | None = None
         self._stopping = False
@@ -152,8 +156,7 @@ class Classifier:
             NotReadyError: warming up or stopping.
             OverloadedError: no room for that many pictures.
         """
-        if self._warm_up is None or not self._warm_up.done():
-            raise NotReadyError("the model is warming up")
+        self._check_warm()
         with self._batcher.places(len(pictures)) as places:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -161,6 +164,43 @@ class Classifier:
                     for index, picture in enumerate(pictures)
                 ]
         return [task.result() for task in tasks]
+
+    async def infer(self, pictures: tuple[Upload | Pixels, ...]) -> list[Inferred | LavitError]:
+        """Logits of some pictures, encoded or as uint8 [H, W, 3] of the model's size.
+
+        Returns:
+            For each picture in order, its finite logits, or why there are none.
+
+        Raises:
+            NotReadyError: warming up or stopping.
+            OverloadedError: no room for that many pictures.
+        """
+        self._check_warm()
+        with self._batcher.places(len(pictures)) as places:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._infer(item, places)) for item in pictures]
+        return [task.result() for task in tasks]
+
+    async def _infer(self, picture: Upload | Pixels, places: Places) -> Inferred | LavitError:
+        try:
+            decode_seconds = 0.0
+            if isinstance(picture, Upload):
+                decoded = await self._decode(picture, places)
+                picture, decode_seconds = decoded.pixels, decoded.decode_seconds
+            inferred = await places.infer(picture)
+            self._check_logits(inferred.logits)
+        except LavitError as error:
+            self._metrics.error(kind_of(error))
+            return error
+        except Exception:  # noqa: BLE001 - costs this request, not the service
+            _log.exception("unexpected while inferring a picture")
+            return UnexpectedError("the service failed on this picture; the log says why")
+        self._metrics.picture(decode_seconds=decode_seconds, queue_seconds=inferred.queue_seconds)
+        return inferred
+
+    def _check_warm(self) -> None:
+        if self._warm_up is None or not self._warm_up.done():
+            raise NotReadyError("the model is warming up")
 
     async def _classify(
         self, index: int, picture: Upload, top_k: int, places: Places
@@ -182,7 +222,7 @@ class Classifier:
 
     async def _decode(self, picture: Upload, places: Places) -> Decoded:
         try:
-            return await self._decoders.decode(picture.data)
+            return await self._decoders.decode(picture.data, self.model.manifest.preprocess)
         except Exception:
             places.give_up()
             raise
@@ -193,8 +233,7 @@ class Classifier:
 
     def _predictions(self, logits: npt.NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
         """The most likely classes, equal ones in the model's order."""
-        if logits.shape != (len(self.classes),) or not np.isfinite(logits).all():
-            raise InferenceError("the model gave no usable numbers for this picture")
+        self._check_logits(logits)
         exponentials = np.exp(logits.astype(np.float64) - np.float64(logits.max()))
         probabilities = exponentials / exponentials.sum()
         best = np.argsort(-probabilities, kind="stable")[:top_k]
@@ -204,6 +243,10 @@ class Classifier:
             )
             for index in best
         )
+
+    def _check_logits(self, logits: npt.NDArray[np.float32]) -> None:
+        if logits.shape != (len(self.classes),) or not np.isfinite(logits).all():
+            raise InferenceError("the model gave no usable numbers for this picture")
 
     def _timing(self, decoded: Decoded, inferred: Inferred) -> PictureTiming:
         queue_seconds = decoded.wait_seconds + inferred.queue_seconds

@@ -12,7 +12,7 @@ from typing import get_args
 from lavit_deploy import cli
 from lavit_deploy.errors import MissingDependencyError
 from lavit_deploy.manifest import Device, ServerRuntime
-from serving.settings import LogFormat, Settings
+from serving.settings import Isolation, LogFormat, Settings
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
 
@@ -63,7 +63,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--device", choices=get_args(Device), default=default.device)
     model.add_argument("--threads", type=int, help="threads of the runtime (default: the cores)")
-    model.add_argument("--decoders", type=int, help="decoding threads (default: the cores)")
+    model.add_argument(
+        "--decoders", type=int, help="pictures decoded at the same time (default: the cores)"
+    )
+    model.add_argument(
+        "--decoder-isolation",
+        choices=get_args(Isolation),
+        default=default.decoder_isolation,
+        help="threads are faster; of processes, a picture that crashes its decoder ends one only",
+    )
 
     batching = parser.add_argument_group("batching")
     batching.add_argument(
@@ -102,6 +110,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--max-files", type=int, default=default.max_files, help="pictures in a request"
     )
     limits.add_argument(
+        "--decode-seconds",
+        type=float,
+        default=default.decode_seconds,
+        help="time the decoding of a picture may take",
+    )
+    limits.add_argument(
         "--upload-seconds",
         type=float,
         default=default.upload_seconds,
@@ -112,6 +126,21 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=default.drain_seconds,
         help="time to finish accepted requests after SIGTERM",
+    )
+
+    access = parser.add_argument_group("access")
+    access.add_argument(
+        "--api-keys",
+        type=Path,
+        metavar="FILE",
+        help="one key in each line; without it LAVIT_API_KEYS, or no key is asked for",
+    )
+    access.add_argument(
+        "--cors-origins",
+        type=lambda text: tuple(text.split(",")),
+        default=default.cors_origins,
+        metavar="ORIGIN,...",
+        help="web origins whose pages may call the service (default: only its own)",
     )
 
     logs = parser.add_argument_group("logs")

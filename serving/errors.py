@@ -3,13 +3,19 @@
 LavitError
 ├── AddressError               the address cannot be listened on           exit 2 (a UsageError)
 ├── RequestError               the request cannot be understood            HTTP 400
-│   ├── MalformedUploadError   the multipart body breaks its format        HTTP 400
+│   ├── MalformedUploadError   the body breaks its format                  HTTP 400
+│   ├── MalformedTensorError   a tensor that breaks the inference protocol HTTP 400
 │   ├── NoPictureError         a request without a picture                 HTTP 400
+│   ├── UnauthorizedError      no API key, or none that is known           HTTP 401
+│   ├── UnknownModelError      no model of that name and version           HTTP 404
 │   ├── UploadTimeoutError     the body did not arrive in time             HTTP 408
 │   ├── BodyTooLargeError      more bytes than the limit                   HTTP 413
 │   ├── TooManyPicturesError   more files than the limit                   HTTP 413
 │   ├── UnsupportedBodyError   a content type or encoding not taken here   HTTP 415
+│   ├── InvalidParameterError  a value out of its range                    HTTP 422
 │   └── ClientGoneError        the client closed the connection            HTTP 499, in logs only
+├── DecodingTimeoutError       a picture takes too long (an ImageError)    HTTP 422
+├── DecoderCrashError          a decoder died of a picture (an ImageError) HTTP 422
 ├── UnavailableError           cannot answer now; try again later          HTTP 503 + Retry-After
 │   ├── OverloadedError        every place is taken
 │   └── NotReadyError          warming up, stopping or broken
@@ -20,7 +26,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lavit_deploy.errors import LavitError, UsageError
+from lavit_deploy.errors import ImageError, LavitError, UsageError
 
 
 class AddressError(UsageError):
@@ -34,11 +40,27 @@ class RequestError(LavitError):
 
 
 class MalformedUploadError(RequestError):
-    """The multipart body breaks its format."""
+    """The body breaks its format."""
+
+
+class MalformedTensorError(RequestError):
+    """A tensor breaks the inference protocol, or is not one that the model takes or gives."""
 
 
 class NoPictureError(RequestError):
     """A request without a picture."""
+
+
+class UnauthorizedError(RequestError):
+    """The request has no API key, or none that is known."""
+
+    http_status = 401
+
+
+class UnknownModelError(RequestError):
+    """There is no model of that name and version."""
+
+    http_status = 404
 
 
 class UploadTimeoutError(RequestError):
@@ -65,10 +87,28 @@ class UnsupportedBodyError(RequestError):
     http_status = 415
 
 
+class InvalidParameterError(RequestError):
+    """A value is out of its range."""
+
+    http_status = 422
+
+
 class ClientGoneError(RequestError):
     """The client closed the connection; nobody reads this answer, the log does."""
 
     http_status = 499
+
+
+class DecodingTimeoutError(ImageError):
+    """The picture takes longer to decode than the limit."""
+
+    http_status = 422
+
+
+class DecoderCrashError(ImageError):
+    """A decoder's process died of the picture."""
+
+    http_status = 422
 
 
 class UnavailableError(LavitError):

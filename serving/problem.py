@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lavit_deploy.errors import LavitError
-from serving.errors import UnavailableError
+from serving.errors import UnauthorizedError, UnavailableError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -45,6 +46,9 @@ class Problem(PictureProblem):
 
     instance: str = Field(description="This occurrence.", examples=["/classify#6f1e…"])
     request_id: str = Field(description="Also in the X-Request-ID header and in the log.")
+    error: str | None = Field(
+        default=None, description="The detail again, under /v2: its clients look for it here."
+    )
     errors: tuple[RefusedPicture, ...] = Field(
         default=(), description="Picture by picture, where several were sent and all were refused."
     )
@@ -75,10 +79,22 @@ def picture_problem(error: LavitError) -> PictureProblem:
 def error_response(request: Request, error: LavitError) -> Response:
     """A whole answer that is one of our errors."""
     problem = picture_problem(error)
-    headers = {}
+    return problem_response(request, problem, reason=kind_of(error), headers=headers_of(error))
+
+
+def headers_of(error: LavitError) -> dict[str, str]:
+    """What an answer's headers say about an error."""
     if isinstance(error, UnavailableError):
-        headers["Retry-After"] = str(error.retry_after)
-    return problem_response(request, problem, reason=kind_of(error), headers=headers)
+        return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, UnauthorizedError):
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
+
+
+def problem_doc(description: str) -> dict[str, Any]:
+    """OpenAPI's description of an answer that is a problem."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
 
 
 def status_response(
@@ -115,6 +131,7 @@ def problem_response(
         **problem.model_dump(include=set(PictureProblem.model_fields)),
         instance=f"{quote(request.url.path)}#{quote(request_id)}",
         request_id=request_id,
+        error=problem.detail if request.url.path.startswith("/v2/") else None,
         errors=errors,
     )
     return Response(

@@ -3,37 +3,36 @@
 # No `from __future__ import annotations` here: FastAPI reads the limits inside the annotations,
 # and they come from the model.
 
-import asyncio
 import time
-from collections.abc import Coroutine
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from lavit_deploy.preprocess import FORMATS
 from serving.answers import (
     Classification,
     ClassifiedPicture,
     FailedPicture,
     Health,
+    ModelList,
     RequestTiming,
 )
 from serving.classifier import Classifier
-from serving.errors import ClientGoneError, NotReadyError
+from serving.disconnecting import unless_gone
+from serving.errors import InvalidParameterError, NotReadyError
+from serving.formats import Formats
+from serving.json_body import JsonPictures
 from serving.metrics import Metrics
+from serving.models import Models
 from serving.problem import (
-    MEDIA_TYPE,
     PictureProblem,
     RefusedPicture,
     error_response,
+    problem_doc,
     problem_response,
 )
-from serving.uploads import MULTIPART, RAW, UploadReader
-
-T = TypeVar("T")
+from serving.uploads import JSON, MULTIPART, RAW, UploadReader
 
 PAGE = Path(__file__).parent / "page"
 _PAGE_POLICY = (
@@ -42,7 +41,8 @@ _PAGE_POLICY = (
 )
 
 _REFUSALS = {
-    400: "The request has no picture, or its form breaks the format.",
+    400: "The request has no picture, or its body breaks the format.",
+    404: "There is no such model.",
     408: "The body did not arrive in time.",
     413: "Too many bytes, pixels or pictures.",
     415: "A content type that is not taken, or bytes that are no picture.",
@@ -52,32 +52,35 @@ _REFUSALS = {
 }
 
 
-def classify_routes(classifier: Classifier, uploads: UploadReader, *, top_k: int) -> APIRouter:
-    """`POST /classify`.
+def classify_routes(models: Models, uploads: UploadReader, *, top_k: int) -> APIRouter:
+    """`POST /classify` and `GET /models`.
 
     Args:
-        classifier: the model that answers.
+        models: what answers.
         uploads: reads the bodies.
         top_k: classes in an answer that does not ask for a number.
     """
     router = APIRouter(tags=["classify"])
-    classes = len(classifier.classes)
-    default_top_k = min(top_k, classes)
 
     @router.post(
         "/classify",
         summary="Classify one or several pictures",
         response_model=Classification,
-        responses={status: _problem(text) for status, text in _REFUSALS.items()},
+        responses={status: problem_doc(text) for status, text in _REFUSALS.items()},
         openapi_extra={"requestBody": _request_body()},
     )
     async def classify(
         request: Request,
-        top_k: Annotated[
-            int, Query(ge=1, le=classes, description="How many classes to answer with.")
-        ] = default_top_k,
+        asked: Annotated[
+            int | None,
+            Query(alias="top_k", ge=1, description="How many classes to answer with."),
+        ] = None,
+        model: Annotated[
+            str | None, Query(description="Which model; see /models. Without it, the default.")
+        ] = None,
+        version: Annotated[str | None, Query(description="Which version of it.")] = None,
     ) -> Response:
-        """Send files as a multipart form, or one picture as the body itself.
+        """Send files as a multipart form, base64 in JSON, or one picture as the body itself.
 
         Several pictures are answered one by one, in order: the answer is 200 if at least one was
         classified, and the others carry their problem. If none was, the answer is a problem with
@@ -86,8 +89,11 @@ def classify_routes(classifier: Classifier, uploads: UploadReader, *, top_k: int
         started = time.perf_counter()
         async with uploads.read(request) as received:
             read = time.perf_counter()
-            request.state.pictures = len(received.pictures)
-            results = await _unless_gone(request, classifier.classify(received.pictures, top_k))
+            pictures = received.pictures
+            request.state.pictures = len(pictures)
+            with models.use(model, version) as classifier:
+                classes = _classes(asked, top_k, len(classifier.classes))
+                results = await unless_gone(request, classifier.classify(pictures, classes))
         if not any(isinstance(result, ClassifiedPicture) for result in results):
             return _refusal(request, [item for item in results if isinstance(item, FailedPicture)])
         answer = Classification(
@@ -105,7 +111,19 @@ def classify_routes(classifier: Classifier, uploads: UploadReader, *, top_k: int
             headers={"Server-Timing": _server_timing(answer)},
         )
 
+    @router.get("/models", summary="Which models are there?")
+    async def list_models() -> ModelList:
+        """Every model that can be asked, by name and version."""
+        return ModelList(models=models.listing())
+
     return router
+
+
+def _classes(asked: int | None, usual: int, most: int) -> int:
+    """How many classes to answer with."""
+    if asked is not None and asked > most:
+        raise InvalidParameterError(f"top_k: must be 1..{most}, given {str(asked)[:40]}")
+    return min(usual, most) if asked is None else asked
 
 
 def operator_routes(classifier: Classifier, metrics: Metrics) -> APIRouter:
@@ -121,7 +139,7 @@ def operator_routes(classifier: Classifier, metrics: Metrics) -> APIRouter:
         "/readyz",
         summary="Should traffic be sent here?",
         response_model=Health,
-        responses={503: _problem("Warming up, stopping or broken; the detail says which.")},
+        responses={503: problem_doc("Warming up, stopping or broken; the detail says which.")},
     )
     async def readyz(request: Request) -> Response:
         """Ready once the model has answered a warm-up, until the service begins to stop."""
@@ -153,33 +171,6 @@ def page_routes() -> APIRouter:
         return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY})
 
     return router
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, and cancel it when the client closes the connection.
-
-    Raises:
-        ClientGoneError: the client left first.
-    """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGoneError("the client left before the answer was ready")
-        return working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        for task in (working, leaving):
-            with suppress(BaseException):  # already raised above, or cancelled here
-                await task
-
-
-async def _disconnected(request: Request) -> None:
-    """Return when the client has closed the connection; the body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _refusal(request: Request, failed: list[FailedPicture]) -> Response:
@@ -224,12 +215,6 @@ def _milliseconds(start: float, end: float) -> float:
     return round((end - start) * 1e3, 3)
 
 
-def _problem(description: str) -> dict[str, Any]:
-    """OpenAPI's description of an answer that is a problem."""
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
-
-
 def _request_body() -> dict[str, Any]:
     """OpenAPI's description of what `/classify` takes."""
     picture = {"type": "string", "format": "binary"}
@@ -246,11 +231,14 @@ def _request_body() -> dict[str, Any]:
         },
         "additionalProperties": False,
     }
-    kinds = [f"image/{kind.lower()}" for kind in FORMATS]
+    kinds = Formats.available().media_types
+    base64 = JsonPictures.model_json_schema(ref_template="#/components/schemas/{model}")
+    base64.pop("$defs")  # serving.docs puts them where the references point
     return {
         "required": True,
         "content": {
             MULTIPART: {"schema": form},
+            JSON: {"schema": base64},
             **{kind: {"schema": picture} for kind in [*kinds, RAW]},
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from lavit_deploy.preprocess import MAX_PIXELS
 
 MIB = 1 << 20
 LogFormat = Literal["text", "json"]
+Isolation = Literal["threads", "processes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class Settings:
         device: where the runtime computes.
         threads: threads within an operator; None: the cores this process may use.
         decoders: threads that decode pictures; None: the cores this process may use.
+        decode_seconds: longest time to decode one picture.
+        decoder_isolation: decode in threads of the service, or in processes that may crash.
         max_batch: most pictures in one call of the runtime; None: what the artifact was
             optimised for.
         max_wait_ms: longest time a picture waits for others that are being decoded, milliseconds.
@@ -40,6 +44,8 @@ class Settings:
         top_k: classes in an answer that does not ask for a number; fewer if the model has fewer.
         upload_seconds: longest time a body may take to arrive.
         drain_seconds: longest time to finish accepted requests after SIGTERM.
+        api_keys: file with one API key in each line; None: those of LAVIT_API_KEYS, if it is set.
+        cors_origins: web origins whose pages may call the service; None: no others.
         log_format: lines for people, or one JSON object in each line.
 
     Raises:
@@ -56,6 +62,8 @@ class Settings:
     device: Device = "cpu"
     threads: int | None = None
     decoders: int | None = None
+    decode_seconds: float = 10.0
+    decoder_isolation: Isolation = "threads"
     max_batch: int | None = None
     max_wait_ms: float = 5.0
     queue: int = 256
@@ -66,6 +74,8 @@ class Settings:
     top_k: int = 5
     upload_seconds: float = 60.0
     drain_seconds: float = 30.0
+    api_keys: Path | None = None
+    cors_origins: tuple[str, ...] | None = None
     log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
@@ -74,6 +84,7 @@ class Settings:
         positive = {
             "--threads": self.threads,
             "--decoders": self.decoders,
+            "--decode-seconds": self.decode_seconds,
             "--max-batch": self.max_batch,
             "--queue": self.queue,
             "--max-bytes": self.max_bytes,
@@ -86,6 +97,11 @@ class Settings:
         for option, value in positive.items():
             if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"{option} must be more than 0, given {value}")
+        for origin in self.cors_origins or ():
+            if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
+                raise UsageError(
+                    f"--cors-origins must be like https://example.org, given {origin!r}"
+                )
         if not 0 <= self.agreement <= 1:
             raise UsageError(f"--agreement must be 0..1, given {self.agreement}")
         if not 0 <= self.max_wait_ms <= 60_000:

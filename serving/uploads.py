@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from serving.compression import unpacker
 from serving.errors import (
     BodyTooLargeError,
     ClientGoneError,
@@ -22,10 +23,14 @@ from serving.errors import (
     UnsupportedBodyError,
     UploadTimeoutError,
 )
+from serving.json_body import read_json
 
 MULTIPART = "multipart/form-data"
 RAW = "application/octet-stream"
-_EXPECTED = f"expected {MULTIPART} with files, image/*, or {RAW}"
+JSON = "application/json"
+_EXPECTED = f"expected {MULTIPART} with files, {JSON} with base64, image/*, or {RAW}"
+LONG = 1 << 18
+"""Bytes of JSON whose parsing would hold up the event loop for a millisecond or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ class UploadReader:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[Uploads]:
-        """Read a body: a multipart form of files, or one picture as it is.
+        """Read a body: a form of files, JSON with base64, or one picture as it is.
 
         Its bytes count against the budget until the block ends.
 
@@ -119,23 +124,42 @@ class UploadReader:
             OverloadedError: uploads in progress fill the memory set aside for them.
         """
         sink = _sink_for(request, self._limits.max_files)
+        async with self._receive(request, sink) as held:
+            if isinstance(sink, _Json) and held > LONG:
+                yield Uploads(await asyncio.to_thread(sink.finish))
+            else:
+                yield Uploads(sink.finish())
+
+    @asynccontextmanager
+    async def read_bytes(self, request: Request) -> AsyncIterator[bytes]:
+        """Read a body of any kind, whole; limits and errors are those of `read`."""
+        sink = _Whole()
+        async with self._receive(request, sink):
+            yield bytes(sink.data)
+
+    @asynccontextmanager
+    async def _receive(self, request: Request, sink: _Whole | _Form) -> AsyncIterator[int]:
+        """Give a body to a sink piece by piece; its length once it is there."""
         self._check_length(request)
+        unpack, end = unpacker(request.headers.get("content-encoding", ""))
         held = 0
         try:
             try:
                 async with asyncio.timeout(self._limits.seconds):
                     async for chunk in request.stream():
-                        self._check_size(held + len(chunk))
-                        self._budget.take(len(chunk))
-                        held += len(chunk)
-                        sink.write(chunk)
+                        for piece in unpack(chunk):
+                            self._check_size(held + len(piece))
+                            self._budget.take(len(piece))
+                            held += len(piece)
+                            sink.write(piece)
             except TimeoutError:
                 raise UploadTimeoutError(
                     f"the body did not arrive within {self._limits.seconds:g} s"
                 ) from None
             except ClientDisconnect:
                 raise ClientGoneError("the client left while it was sending") from None
-            yield Uploads(sink.finish())
+            end()
+            yield held
         finally:
             self._budget.give(held)
 
@@ -153,14 +177,18 @@ class UploadReader:
             )
 
 
-def _sink_for(request: Request, max_files: int) -> _Raw | _Form:
+def _sink_for(request: Request, max_files: int) -> _Raw | _Json | _Form:
     """What to do with the body, by its Content-Type."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise UnsupportedBodyError(f"Content-Encoding {encoding!r} is not taken; send bytes as is")
     given = request.headers.get("content-type", "")
     media_type, parameters = parse_options_header(given)
     kind = media_type.decode("latin-1").lower()
+    if kind == JSON:
+        return _Json(max_files)
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedBodyError(
+            f"Content-Encoding {encoding!r} is taken of {JSON} only; send pictures as they are"
+        )
     if kind == MULTIPART:
         return _Form(parameters.get(b"boundary", b""), max_files)
     if kind.startswith("image/") or kind == RAW:
@@ -170,19 +198,35 @@ def _sink_for(request: Request, max_files: int) -> _Raw | _Form:
     raise UnsupportedBodyError(f"Content-Type {given!r} is not taken; {_EXPECTED}")
 
 
-class _Raw:
-    """The body is one picture."""
+class _Whole:
+    """The body as it is."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self.data = bytearray()
 
     def write(self, chunk: bytes) -> None:
-        self._data += chunk
+        self.data += chunk
+
+
+class _Raw(_Whole):
+    """The body is one picture."""
 
     def finish(self) -> tuple[Upload, ...]:
-        if not self._data:
+        if not self.data:
             raise NoPictureError(f"the body is empty; {_EXPECTED}")
-        return (Upload(None, bytes(self._data)),)
+        return (Upload(None, bytes(self.data)),)
+
+
+class _Json(_Whole):
+    """The body is JSON with pictures in base64."""
+
+    def __init__(self, max_files: int) -> None:
+        super().__init__()
+        self._max_files = max_files
+
+    def finish(self) -> tuple[Upload, ...]:
+        pictures = read_json(bytes(self.data), self._max_files)
+        return tuple(Upload(picture.name, picture.data) for picture in pictures)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-// Pictures that a person drops, picks or pastes go to POST /classify; answers become bars.
+// Pictures that a person drops, picks or pastes go to POST /classify, one by one; answers become bars.
 
 const drop = document.querySelector("#drop");
 const input = document.querySelector("#files");
@@ -8,8 +8,26 @@ const results = document.querySelector("#results");
 const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const milliseconds = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
-let sending = null; // the request under way; a newer one replaces it
+const picker = document.querySelector("#picker");
+const gate = document.querySelector("#gate");
+const key = document.querySelector("#key");
+
+const AT_ONCE = 4; // pictures under way; each is a request of its own, so that none holds others up
+const TRIES = 4; // of a picture while the service is busy
+
+let sending = null; // stops the pictures under way; newer ones replace them
+let waiting = []; // pictures that an API key is asked for
 let previews = []; // object URLs on the page, freed when new pictures come
+
+listModels();
+
+gate.addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", key.value);
+  gate.hidden = true;
+  listModels();
+  if (waiting.length) classify(waiting);
+});
 
 input.addEventListener("change", () => {
   classify([...input.files]);
@@ -46,43 +64,113 @@ async function classify(files) {
   const mine = (sending = new AbortController());
   clear();
   status.textContent = files.length === 1 ? `Classifying ${files[0].name}…` : `Classifying ${files.length} pictures…`;
-  const form = new FormData();
-  for (const file of files) form.append("files", file, file.name);
+  const started = performance.now();
+  const left = files.map((file) => ({ file, card: newCard(file) }));
+  const done = [];
+  results.setAttribute("aria-busy", "true");
+  const worker = async () => {
+    while (left.length && !mine.signal.aborted) {
+      const { file, card } = left.shift();
+      done.push(await classifyOne(file, card, mine));
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  if (sending !== mine) return; // newer pictures have taken over the page
+  sending = null;
+  results.removeAttribute("aria-busy");
+  if (!mine.signal.aborted) conclude(done, performance.now() - started);
+}
+
+// One picture into its card; returns the problem, or null where it was classified.
+async function classifyOne(file, card, mine) {
   try {
-    const response = await fetch("/classify", { method: "POST", body: form, signal: mine.signal });
-    const answer = await response.json();
-    if (response.ok) show(answer, files);
-    else refuse(answer, response, files);
+    const { response, answer } = await post(file, mine.signal);
+    if (response.status === 401) {
+      if (!mine.signal.aborted) askForKey(mine); // the first of them asks
+      return answer;
+    }
+    if (!response.ok) {
+      fillError(card, answer.detail);
+      return answer;
+    }
+    describe(answer.model);
+    fillCard(card, answer.results[0].predictions, answer.results[0].timing);
+    return null;
   } catch (error) {
-    if (mine.signal.aborted) return; // a newer request has taken over the page
+    if (mine.signal.aborted) return null;
+    mine.abort();
+    for (const other of results.querySelectorAll(".waiting")) other.remove();
     complain("The service did not answer. Is it still running? Check the connection and try again.");
-  } finally {
-    if (sending === mine) sending = null;
+    return null;
   }
 }
 
-function show(answer, files) {
-  const failed = answer.results.filter((result) => result.status === "error").length;
-  const done = answer.results.length - failed;
-  status.textContent =
-    `${done} ${done === 1 ? "picture" : "pictures"} classified in ${milliseconds.format(answer.timing.total_ms)} ms` +
-    (failed ? `, ${failed} could not be.` : ".");
-  describe(answer.model);
-  for (const result of answer.results) {
-    const file = files[result.index];
-    if (result.status === "ok") addCard(file, result.predictions, result.timing);
-    else addError(file, result.error.detail);
+// POST a picture, again after a while when the service is busy.
+async function post(file, signal) {
+  const form = new FormData();
+  form.append("files", file, file.name);
+  for (let attempt = 1; ; attempt += 1) {
+    const response = await fetch(`/classify?${chosen()}`, { method: "POST", body: form, headers: credentials(), signal });
+    const seconds = Number(response.headers.get("Retry-After"));
+    if (response.status !== 503 || !seconds || attempt === TRIES) return { response, answer: await response.json() };
+    status.textContent = `The service is busy. Trying again in ${seconds} s…`;
+    await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+    signal.throwIfAborted();
   }
 }
 
-function refuse(answer, response, files) {
-  if (answer.errors?.length) {
-    for (const error of answer.errors) addError(files[error.index], error.detail);
-    complain("None of the pictures could be classified.");
+function conclude(problems, duration) {
+  const failed = problems.filter((problem) => problem !== null);
+  const good = problems.length - failed.length;
+  if (good === 0) {
+    const [only] = failed;
+    complain(problems.length === 1 ? `${only.title}: ${only.detail}.` : "None of the pictures could be classified.");
     return;
   }
-  const wait = response.headers.get("Retry-After");
-  complain(`${answer.title}: ${answer.detail}.` + (wait ? ` Try again in ${wait} s.` : ""));
+  status.textContent =
+    `${good} ${good === 1 ? "picture" : "pictures"} classified in ${milliseconds.format(duration)} ms` +
+    (failed.length ? `, ${failed.length} could not be.` : ".");
+}
+
+async function listModels() {
+  const response = await fetch("/models", { headers: credentials() }).catch(() => null);
+  if (response?.status === 401) gate.hidden = false;
+  if (!response?.ok) return; // the first picture will say what is wrong
+  const { models } = await response.json();
+  picker.replaceChildren(
+    ...models.map(({ name, version, ready, default: first }) => {
+      const option = new Option(`${name}, version ${version}${ready ? "" : " (not ready)"}`, "", first, first);
+      option.value = JSON.stringify({ model: name, version });
+      return option;
+    }),
+  );
+  document.querySelector("#choice").hidden = models.length < 2;
+  const usual = models.find((model) => model.default);
+  if (usual) describe(usual);
+}
+
+function chosen() {
+  return picker.value ? new URLSearchParams(JSON.parse(picker.value)) : "";
+}
+
+function credentials() {
+  const kept = sessionStorage.getItem("key");
+  return kept ? { Authorization: `Bearer ${kept}` } : {};
+}
+
+function askForKey(mine) {
+  const again = sessionStorage.getItem("key") !== null;
+  mine.abort();
+  sessionStorage.removeItem("key");
+  waiting = previews.map((preview) => preview.file);
+  clear();
+  status.textContent = "";
+  gate.hidden = false;
+  if (again) {
+    complain("This API key is not known here. Check it and try again.");
+    key.value = "";
+  }
+  key.focus();
 }
 
 function complain(text) {
@@ -94,7 +182,7 @@ function complain(text) {
 function clear() {
   problem.hidden = true;
   results.replaceChildren();
-  for (const url of previews) URL.revokeObjectURL(url);
+  for (const { url } of previews) URL.revokeObjectURL(url);
   previews = [];
 }
 
@@ -105,7 +193,7 @@ function describe(model) {
 function newCard(file) {
   const card = document.querySelector("#card").content.firstElementChild.cloneNode(true);
   const url = URL.createObjectURL(file);
-  previews.push(url);
+  previews.push({ url, file });
   const image = card.querySelector("img");
   image.addEventListener("error", () => image.remove(), { once: true }); // no browser shows TIFF
   image.src = url;
@@ -115,8 +203,7 @@ function newCard(file) {
   return card;
 }
 
-function addCard(file, predictions, timing) {
-  const card = newCard(file);
+function fillCard(card, predictions, timing) {
   const bars = document.createElement("ol");
   bars.className = "bars";
   bars.setAttribute("aria-label", "Classes, most likely first");
@@ -127,7 +214,8 @@ function addCard(file, predictions, timing) {
     bar.querySelector(".fill").style.width = `${probability * 100}%`;
     bars.append(bar);
   }
-  card.querySelector(".body").append(bars);
+  card.classList.remove("waiting");
+  card.querySelector(".body").replaceChildren(bars);
   const { decode_ms, queue_ms, infer_ms } = timing;
   const parts = { decoded: decode_ms, waited: queue_ms, inferred: infer_ms };
   card.querySelector(".timing").textContent = Object.entries(parts)
@@ -135,11 +223,11 @@ function addCard(file, predictions, timing) {
     .join(" · ");
 }
 
-function addError(file, detail) {
-  const card = newCard(file);
+function fillError(card, detail) {
   const text = document.createElement("p");
   text.className = "error";
   text.textContent = `Not classified: ${detail}.`;
-  card.querySelector(".body").append(text);
+  card.classList.remove("waiting");
+  card.querySelector(".body").replaceChildren(text);
   card.querySelector(".timing").remove();
 }

@@ -185,7 +185,7 @@ def test_too_many_files_are_answered_with_413(client, picture):
     assert "more than 4 files" in assert_problem(response, 413, "too-many-pictures")
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "nonsense"])
+@pytest.mark.parametrize("content_type", ["application/xml", "text/plain", "nonsense"])
 def test_a_wrong_content_type_is_answered_with_415(client, content_type):
     detail = assert_problem(raw(client, b"{}", content_type), 415, "unsupported-body")
     assert "expected multipart/form-data" in detail
@@ -291,14 +291,14 @@ def test_equal_probabilities_keep_the_order_of_the_classes(client, picture):
 def test_an_unexpected_fault_in_decoding_costs_one_picture(client, picture, monkeypatch):
     from serving import decoding
 
-    real = decoding.decode
+    real = decoding.prepare
 
-    def faulty(data, **options):
+    def faulty(data, preprocess, **options):
         if len(data) < 10:
             raise ZeroDivisionError("a fault of ours")
-        return real(data, **options)
+        return real(data, preprocess, **options)
 
-    monkeypatch.setattr(decoding, "decode", faulty)
+    monkeypatch.setattr(decoding, "prepare", faulty)
     results = files(client, ("a.png", picture()), ("b.png", b"tiny")).json()["results"]
     assert [item["status"] for item in results] == ["ok", "error"]
     assert results[1]["error"]["type"] == "urn:lavit:problem:unexpected"

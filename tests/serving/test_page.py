@@ -103,7 +103,7 @@ def test_several_pictures_keep_their_order_and_a_bad_one_is_explained(visit, pic
             upload("c.png", picture((0, 255, 0))),
         ],
     )
-    page.locator(".card").nth(2).wait_for()
+    page.get_by_text("1 could not be.").wait_for()
     cards = page.locator(".card")
     assert cards.locator("h2").all_inner_texts() == ["a.png", "b.png", "c.png"]
     assert labels(cards.nth(0))[0] == "red"
@@ -121,6 +121,15 @@ def test_a_file_that_is_no_picture_is_explained_and_the_next_works(visit, pictur
     page.set_input_files("#files", upload("a.png", picture()))
     page.locator(".bar").first.wait_for()
     assert page.locator("#problem").is_hidden()
+
+
+def test_the_reason_of_a_failure_takes_the_width_of_its_card(visit, picture):
+    page = visit("/")
+    page.set_input_files("#files", [upload("a.png", picture()), upload("b.txt", b"hello")])
+    error = page.locator(".card").nth(1).locator(".error")
+    error.wait_for()
+    width = page.locator(".card").nth(1).bounding_box()["width"]
+    assert error.bounding_box()["width"] > 0.9 * width
 
 
 def test_a_dropped_picture_is_classified(visit, picture):
@@ -194,10 +203,107 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(visit, picture):
 
 def test_the_page_says_so_when_the_server_is_gone(visit, server, picture):
     page = visit("/")
-    page.route("**/classify", lambda route: route.abort("connectionrefused"))
+    page.route("**/classify*", lambda route: route.abort("connectionrefused"))
     page.set_input_files("#files", upload("a.png", picture()))
     page.get_by_role("alert").wait_for()
     assert "did not answer" in page.get_by_role("alert").inner_text()
+
+
+def test_no_card_is_left_waiting_when_the_server_is_gone(visit, picture):
+    page = visit("/")
+    page.route("**/classify*", lambda route: route.abort("connectionrefused"))
+    page.set_input_files("#files", [upload(f"{n}.png", picture()) for n in range(6)])
+    page.get_by_role("alert").wait_for()
+    assert page.locator(".waiting").count() == 0
+    assert page.locator("[aria-busy]").count() == 0
+
+
+def test_a_busy_service_is_asked_again(visit, picture):
+    page = visit("/")
+    answers = iter([503, 503])
+
+    def busy(route):
+        if next(answers, None) is None:
+            route.continue_()
+        else:
+            route.fulfill(status=503, headers={"Retry-After": "0.01"}, body="{}")
+
+    page.route("**/classify*", busy)
+    page.set_input_files("#files", upload("a.png", picture((0, 255, 0))))
+    page.locator(".bar").first.wait_for()
+    assert labels(page.locator(".card"))[0] == "green"
+
+
+def test_a_service_that_stays_busy_says_so(visit, picture):
+    page = visit("/")
+    body = '{"title": "Overloaded", "detail": "every place is taken"}'
+    page.route(
+        "**/classify*",
+        lambda route: route.fulfill(status=503, headers={"Retry-After": "0.01"}, body=body),
+    )
+    page.set_input_files("#files", upload("a.png", picture()))
+    page.get_by_role("alert").wait_for()
+    assert page.get_by_role("alert").inner_text() == "Overloaded: every place is taken."
+
+
+def test_more_pictures_than_a_request_may_hold_are_all_classified(visit, picture):
+    page = visit("/")
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)] * 12  # a request takes 32
+    files = [upload(f"{n}.png", picture(colour)) for n, colour in enumerate(colours)]
+    page.set_input_files("#files", files)
+    page.get_by_text("36 pictures classified in").wait_for()
+    names = page.locator(".card h2").all_inner_texts()
+    assert names == [f"{n}.png" for n in range(36)]
+    firsts = [labels(page.locator(".card").nth(n))[0] for n in range(3)]
+    assert firsts == ["red", "green", "blue"]
+
+
+def test_one_model_needs_no_picker_and_several_can_be_chosen_by_keyboard(visit, picture):
+    page = visit("/")
+    page.get_by_text("colours, onnx-fp32").wait_for()
+    assert page.get_by_label("Model").is_hidden()
+    entry = {"artifact": "onnx-fp32", "checkpoint": "0123456789ab", "version": "1", "classes": 3}
+    models = [
+        entry | {"name": "colours", "default": True, "ready": True},
+        entry | {"name": "shapes", "default": False, "ready": False},
+    ]
+    page.route("**/models", lambda route: route.fulfill(json={"models": models}))
+    page.reload()
+    chooser = page.get_by_role("combobox", name="Model")
+    chooser.wait_for()
+    assert chooser.locator("option").all_inner_texts() == [
+        "colours, version 1",
+        "shapes, version 1 (not ready)",
+    ]
+    chooser.focus()
+    page.keyboard.press("ArrowDown")
+    with page.expect_request("**/classify*") as request:
+        page.set_input_files("#files", upload("a.png", picture()))
+    assert request.value.url.endswith("/classify?model=shapes&version=1")
+    page.get_by_role("alert").wait_for()
+    assert "there is no model 'shapes 1'" in page.get_by_role("alert").inner_text()
+
+
+def test_a_service_with_keys_asks_for_one_and_goes_on_with_the_pictures(
+    chromium, serve, bundle_path, picture, tmp_path
+):
+    key = "0123456789abcdef"
+    (tmp_path / "keys").write_text(key)
+    server = serve(bundle_path, "--api-keys", str(tmp_path / "keys"))
+    page = chromium.new_page()
+    page.goto(server.url)
+    page.get_by_label("asks for an API key").wait_for()
+    page.set_input_files("#files", [upload(f"{n}.png", picture()) for n in range(6)])
+    page.get_by_label("asks for an API key").fill("not the right one")
+    page.keyboard.press("Enter")
+    page.get_by_text("is not known here").wait_for()
+    page.get_by_label("asks for an API key").fill(key)
+    page.keyboard.press("Enter")
+    page.get_by_text("6 pictures classified in").wait_for()
+    assert page.locator("#gate").is_hidden()
+    assert page.locator("#problem").is_hidden()
+    assert page.locator(".card h2").all_inner_texts() == [f"{n}.png" for n in range(6)]
+    page.close()
 
 
 def test_the_documentation_renders_without_a_network(visit):
