@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format serve profile clean help
+.PHONY: demo test lint format serve profile plugin gpu-check clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,8 @@ help:
 	@echo "make format   rewrite the code in the project's format"
 	@echo "make serve    serve the shipped checkpoint on http://127.0.0.1:8000/"
 	@echo "make profile  parameters, FLOPs and speed of LaViT-S, PVT-Small and Swin-T here"
+	@echo "make plugin   the TensorRT plugin (TENSORRT_INCLUDE=folder of NvInferRuntime.h)"
+	@echo "make gpu-check  run everything on this machine's NVIDIA GPU and write a report"
 	@echo "make clean    remove the environment and everything that was built"
 
 $(BIN)/python:
@@ -26,7 +28,7 @@ $(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing everything that the tests need (two minutes, once) ..."
-	$(PIP) --editable ".[serve,openvino,export,profile,train,dev]"
+	$(PIP) --editable ".[serve,openvino,export,profile,train,int8,dev]"
 	@touch $@ $(VENV)/run.stamp
 
 $(VENV)/profile.stamp: $(BIN)/python pyproject.toml constraints.txt
@@ -58,6 +60,23 @@ serve: digits.bundle
 
 profile: $(VENV)/profile.stamp
 	$(BIN)/lavit-profile lavit_s pvt_small swin_tiny --batch 1 8
+
+TENSORRT_INCLUDE ?=
+LAVIT_TARGETS ?= 80;86;89;90;120
+
+$(VENV)/plugin.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable ".[export,plugin]"
+	@touch $@
+
+plugin: $(VENV)/plugin.stamp
+	cmake -S export/plugins -B build/plugin -DLAVIT_PYTHON="$(abspath $(BIN)/python)" \
+	  -DTENSORRT_INCLUDE="$(TENSORRT_INCLUDE)" -DLAVIT_TARGETS="$(LAVIT_TARGETS)"
+	cmake --build build/plugin
+	@echo "built build/plugin/liblavit_plugin.so and liblavit_plugin_autoload.so"
+
+gpu-check: $(VENV)/dev.stamp
+	$(PIP) --editable ".[tensorrt]"
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
 	rm -rf $(VENV) digits.bundle demo-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -9,12 +9,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
-from export.request import TARGETS, Request
+from export.request import TARGETS, EngineOptions, LessAttention, Request
 from lavit_deploy import cli
 from lavit_deploy.config import PRESETS
 from lavit_deploy.errors import MissingDependencyError, UsageError
 from lavit_deploy.manifest import BatchRange, Precision
+
+if TYPE_CHECKING:
+    from export.quantization.asked import Quantize
+    from lavit_deploy.checkpoint import Checkpoint
 
 PARITY_FAILED = 1
 """Exit code when the bundle was written but an artifact that was asked for failed parity."""
@@ -56,6 +61,31 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(TARGETS)}; auto: all that can be built and run here",
     )
     what.add_argument(
+        "--mobile",
+        action="store_true",
+        help="also build every mobile format whose packages are installed",
+    )
+    what.add_argument(
+        "--int8", action="store_true", help="also build int8, calibrated on the pictures of --calib"
+    )
+    what.add_argument(
+        "--calib", metavar="DIR", help="pictures for --int8: a folder, or the word digits"
+    )
+    what.add_argument(
+        "--eval",
+        metavar="DIR",
+        help="held-out pictures that int8 is judged on (default: digits for digits, a fifth of a "
+        "folder)",
+    )
+    what.add_argument(
+        "--max-drop",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
+        help="points of accuracy (without labels: agreement) that int8 may lose; the most "
+        "sensitive blocks return to float until it holds",
+    )
+    what.add_argument(
         "--no-fold",
         action="store_true",
         help="keep the paper's operators instead of rewriting them, exactly, to fewer",
@@ -80,6 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="auto",
         help="where parity and latency are measured; auto: CUDA if it can be used",
     )
+    _add_engine_options(parser)
     where = parser.add_argument_group("output")
     where.add_argument("--out", type=Path, help="bundle folder (default: CKPT's name + .bundle)")
     where.add_argument("--force", action="store_true", help="replace an existing bundle")
@@ -125,7 +156,16 @@ def main(arguments: Sequence[str] | None) -> int:
         pictures = sample_pictures(checkpoint.preprocess)
     job = pipeline.Job(
         checkpoint=checkpoint,
-        plan=make_plan(Request(frozenset(options.target), half), options.device),
+        plan=make_plan(
+            Request(
+                frozenset(options.target),
+                half,
+                engine=_engine_options(options),
+                mobile=options.mobile,
+                quantize=_quantize(options, checkpoint),
+            ),
+            options.device,
+        ),
         pictures=pictures,
         batch=batch,
         name=options.name or options.ckpt.stem,
@@ -136,6 +176,91 @@ def main(arguments: Sequence[str] | None) -> int:
     report.print_result(console, job, bundle, time.perf_counter() - start)
     failed = {item.name for item in bundle.manifest.artifacts if not item.passed}
     return PARITY_FAILED if failed - job.plan.extras else 0
+
+
+def _quantize(options: argparse.Namespace, checkpoint: Checkpoint) -> Quantize | None:
+    """What --int8 asks for.
+
+    Raises:
+        UsageError: --calib is missing, given in vain, or --max-drop is out of range.
+    """
+    if not options.int8:
+        if options.calib or options.eval:
+            raise UsageError("--calib and --eval are for --int8, which is not given")
+        return None
+    if options.calib is None:
+        raise UsageError("--int8 needs --calib DIR, a folder of real pictures, or --calib digits")
+    if not 0.0 <= options.max_drop <= 100.0:
+        raise UsageError(f"--max-drop {options.max_drop}: expected points, 0 to 100")
+    from export.quantization.asked import Quantize
+    from export.quantization.calibration import open_split
+
+    split = open_split(options.calib, options.eval, checkpoint.preprocess, checkpoint.classes)
+    return Quantize(split, options.max_drop)
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("engines of TensorRT and TensorRT-RTX")
+    group.add_argument(
+        "--compute-capability",
+        nargs="+",
+        default=(),
+        metavar="X.Y",
+        help="GPUs that TensorRT-RTX compiles for (default: 8.0 and later)",
+    )
+    group.add_argument(
+        "--tf32", action="store_true", help="float32 engines round the factors of products to TF32"
+    )
+    group.add_argument(
+        "--la",
+        choices=get_args(LessAttention),
+        default="auto",
+        help="less-attention layers as operators, as the plugin, or as the faster on this GPU",
+    )
+    group.add_argument(
+        "--plugin", type=Path, metavar="FILE", help="library with the plugin (make plugin)"
+    )
+    group.add_argument(
+        "--optimization-level",
+        type=int,
+        choices=range(6),
+        default=3,
+        help="how long the builder searches",
+    )
+    group.add_argument(
+        "--builder-memory", type=float, metavar="GIB", help="most GPU memory the builder may try"
+    )
+    group.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="keep TensorRT's kernel timings here"
+    )
+    group.add_argument(
+        "--hardware-compatible", action="store_true", help="TensorRT: run on Ampere and later"
+    )
+    group.add_argument(
+        "--version-compatible", action="store_true", help="TensorRT: load in later versions too"
+    )
+    group.add_argument("--refit", action="store_true", help="weights can be exchanged later")
+    group.add_argument(
+        "--strip", action="store_true", help="engine without weights; loading takes the ONNX file's"
+    )
+
+
+def _engine_options(options: argparse.Namespace) -> EngineOptions:
+    if options.builder_memory is not None and not options.builder_memory > 0:
+        raise UsageError(f"--builder-memory {options.builder_memory}: expected more than 0 GiB")
+    return EngineOptions(
+        compute_capabilities=tuple(options.compute_capability),
+        tf32=options.tf32,
+        hardware_compatible=options.hardware_compatible,
+        version_compatible=options.version_compatible,
+        refit=options.refit,
+        strip=options.strip,
+        optimization_level=options.optimization_level,
+        memory_gib=options.builder_memory,
+        timing_cache=options.timing_cache,
+        less_attention=options.la,
+        plugin=options.plugin,
+    )
 
 
 def _batch_range(minimum: int, optimum: int, maximum: int) -> BatchRange:

@@ -7,9 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from export.request import Request
+from export.targets.aoti import plan_aoti
 from export.targets.base import Step, Target
+from export.targets.coreml import plan_coreml
+from export.targets.executorch import plan_executorch
+from export.targets.litert import plan_litert
+from export.targets.ncnn import plan_ncnn
 from export.targets.onnx import plan_onnx
+from export.targets.onnx_int8 import plan_onnx_int8
+from export.targets.onnx_tensorrt import plan_onnx_tensorrt
 from export.targets.openvino import plan_openvino
+from export.targets.openvino_int8 import plan_openvino_int8
+from export.targets.ort import plan_ort
+from export.targets.tensorrt import plan_tensorrt, plan_tensorrt_rtx
 from lavit_deploy.errors import UsageError
 from lavit_deploy.manifest import Device
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
@@ -48,7 +58,21 @@ def make_plan(request: Request, device: Device | Literal["auto"]) -> Plan:
         raise UsageError(f"--device cuda: {no_cuda}")
     where: Device = "cuda" if device != "cpu" and not no_cuda else "cpu"
     request = replace(request, device=where)
-    planned = (plan_onnx(request), plan_openvino(request))
+    planned = (
+        plan_onnx(request),
+        plan_openvino(request),
+        plan_onnx_int8(request),
+        plan_openvino_int8(request),
+        plan_onnx_tensorrt(request),
+        plan_tensorrt(request),
+        plan_tensorrt_rtx(request),
+        plan_aoti(request),
+        plan_ort(request),
+        plan_executorch(request),
+        plan_litert(request),
+        plan_coreml(request),
+        plan_ncnn(request),
+    )
     steps = [step for item in planned for step in item.steps]
     steps.append(Step(f"on {where}", "check", "parity with float32 PyTorch, then latency"))
     if where == "cpu":

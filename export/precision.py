@@ -98,7 +98,7 @@ def compute_types(model: onnx.ModelProto) -> Counter[str]:
     Args:
         model: a graph with inferred types.
     """
-    types = _element_types(model)
+    types = element_types(model)
     return Counter(types[node.input[0]] for node in model.graph.node if node.op_type in COMPUTE_OPS)
 
 
@@ -112,7 +112,7 @@ def precision_found(model: onnx.ModelProto) -> str:
         model: a graph with inferred types.
     """
     sizes = {item.name: _size(item.dims) for item in model.graph.initializer}
-    types = _element_types(model)
+    types = element_types(model)
     weights: Counter[str] = Counter()
     for node in model.graph.node:
         if node.op_type in COMPUTE_OPS:
@@ -128,7 +128,7 @@ def _size(dims: object) -> int:
     return product
 
 
-def _element_types(model: onnx.ModelProto) -> dict[str, str]:
+def element_types(model: onnx.ModelProto) -> dict[str, str]:
     """Element type of every value by name, such as "fp16"; others by their ONNX name."""
     from onnx import TensorProto
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from export.mobile.table import print_mobile
 from export.pipeline import Job, export_bundle, step_names
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.folding.fold import Folding
@@ -49,7 +50,7 @@ def export_with_progress(console: Console, job: Job, out: Path, *, force: bool) 
     names = step_names(job.plan)
     if not console.is_terminal:
         return export_bundle(
-            job, out, force=force, progress=lambda name: console.print(f"  ... {name}")
+            job, out, force=force, progress=lambda name: _print_step(console, name)
         )
     columns = (
         TextColumn("{task.description}"),
@@ -64,10 +65,22 @@ def export_with_progress(console: Console, job: Job, out: Path, *, force: bool) 
             job,
             out,
             force=force,
-            progress=lambda name: bar.update(task, description=name, completed=names.index(name)),
+            progress=lambda name: bar.update(
+                task, description=name, completed=names.index(_step_of(name))
+            ),
         )
         bar.update(task, completed=len(names))
     return bundle
+
+
+def _step_of(name: str) -> str:
+    """The step that a report is about; what follows ": " says how far within it."""
+    return name.partition(": ")[0]
+
+
+def _print_step(console: Console, name: str) -> None:
+    if name == _step_of(name):
+        console.print(f"  ... {name}")
 
 
 def _change(folding: Folding) -> str:
@@ -104,6 +117,7 @@ def print_result(console: Console, job: Job, bundle: Bundle, seconds: float) -> 
             *(milliseconds.get(size, "-") for size in batches),
         )
     console.print(table)
+    print_mobile(console, manifest.artifacts)
     environment = manifest.environment
     console.print(
         f"parity on {first.images} pictures ({first.source}); latency on {environment.cpu}, "
@@ -115,7 +129,7 @@ def print_result(console: Console, job: Job, bundle: Bundle, seconds: float) -> 
     for item in manifest.artifacts:
         if item.parity.method != "run":
             console.print(
-                f"{item.name} cannot run on {item.device}; for parity it was {item.parity.method}",
+                f"{item.name} cannot run on {item.device}; its parity: {item.parity.method}",
                 highlight=False,
             )
         if item.failure is not None:

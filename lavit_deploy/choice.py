@@ -10,10 +10,13 @@ from lavit_deploy.bundle import Bundle
 from lavit_deploy.environment import Environment
 from lavit_deploy.errors import BundleError, ParityError
 from lavit_deploy.manifest import Artifact, Device, RuntimeName, ServerRuntime
+from lavit_deploy.preflight import engine_obstacle
+from lavit_deploy.verification import was_run
 
 _PACKAGES: dict[RuntimeName, tuple[str, str]] = {
     "onnxruntime": ("onnxruntime", "serve"),
     "openvino": ("openvino", "openvino"),
+    "onnxruntime_tensorrt": ("onnxruntime", "gpu"),
     "tensorrt": ("tensorrt", "tensorrt"),
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt-rtx"),
     "aoti": ("torch", "aoti"),
@@ -31,12 +34,14 @@ class Wish:
         runtime: name of a runtime, or "auto".
         device: where to compute.
         agreement: smallest top-1 agreement with the float32 model, 0 to 1.
+        unverified: also take engines that were never run; for who is about to verify them.
     """
 
     artifact: str = "auto"
     runtime: ServerRuntime | Literal["auto"] = "auto"
     device: Device = "cpu"
     agreement: float = 0.99
+    unverified: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,8 @@ def obstacle(artifact: Artifact, wish: Wish, here: Environment) -> str:
     """Why an artifact cannot be taken here, as a phrase after its name; empty if it can."""
     agreement = min(item.top1_agreement for item in artifact.parities)
     failure = artifact.failure.reason if artifact.failure else ""
-    needs_bf16 = artifact.runtime == "openvino" and artifact.precision_found == "bf16"
+    rest = artifact.quantization.rest if artifact.quantization else artifact.precision_found
+    needs_bf16 = artifact.runtime == "openvino" and rest == "bf16"
     checks = (
         (not artifact.passed, f"failed parity ({failure})"),
         (
@@ -111,6 +117,11 @@ def obstacle(artifact: Artifact, wish: Wish, here: Environment) -> str:
             f"is for {artifact.runtime}, not {wish.runtime}",
         ),
         (bool(missing := _missing(artifact.runtime)), missing),
+        (bool(unfit := engine_obstacle(artifact)), unfit),
+        (
+            not wish.unverified and not was_run(artifact),
+            "was built without a GPU and never run: lavit-serve --retune runs and compares it",
+        ),
         (
             needs_bf16 and not _BF16_FEATURES.intersection(here.cpu_features),
             "needs a CPU with bfloat16 instructions",

@@ -18,10 +18,12 @@ SCHEMA_VERSION: Literal[1] = 1
 """Raised whenever a reader of the version before would misunderstand a manifest."""
 
 Device = Literal["cpu", "cuda"]
-ServerRuntime = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "aoti"]
+ServerRuntime = Literal[
+    "onnxruntime", "openvino", "onnxruntime_tensorrt", "tensorrt", "tensorrt_rtx", "aoti"
+]
 MobileRuntime = Literal["ort", "executorch", "litert", "coreml", "ncnn", "mnn"]
 RuntimeName = Literal[ServerRuntime, MobileRuntime]
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights", "palette6"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "int8-weights", "palette6"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -101,12 +103,14 @@ class Timing(_Record):
         median_ms: median time of a call, milliseconds.
         images_per_second: batch divided by the median.
         runs: calls that the median is of.
+        threads: cores that the runtime was kept to; None for all of the process.
     """
 
     batch: int = Field(ge=1)
     median_ms: float
     images_per_second: float
     runs: int
+    threads: int | None = None
 
 
 class Footprint(_Record):
@@ -133,6 +137,68 @@ class ExtraFile(_Record):
     size_bytes: int
 
 
+class Engine(_Record):
+    """How an engine of TensorRT or TensorRT-RTX was built.
+
+    Attributes:
+        compute_capabilities: GPUs that it runs on, such as ("8.6",); "8.0+" for 8.0 and later.
+        precision_source: where `precision_found` was read: the built engine's inspector, or, where
+            no GPU could load the engine, the layers of the strongly typed network.
+        less_attention: whether less-attention layers are operators or the plugin's.
+        less_attention_why: why.
+        version_compatible: whether later versions of the library can load it.
+        refittable: whether its weights can be exchanged.
+        stripped: whether its weights are filled in from the ONNX file on load.
+        optimization_level: 0 to 5.
+    """
+
+    compute_capabilities: tuple[Annotated[str, Field(pattern=r"^\d+\.\d\+?$")], ...]
+    precision_source: Literal["engine inspector", "network layers"]
+    less_attention: Literal["native", "plugin"] = "native"
+    less_attention_why: str = ""
+    version_compatible: bool = False
+    refittable: bool = False
+    stripped: bool = False
+    optimization_level: int = Field(default=3, ge=0, le=5)
+
+
+class Quantization(_Record):
+    """How an int8 artifact was made, and what it loses on held-out pictures.
+
+    Attributes:
+        method: how ranges of activations were taken; "nncf" for NNCF's own, "weights" where
+            weights alone are int8.
+        method_errors: relative error of the logits by each method that was tried.
+        rest: precision of what is not int8.
+        float_blocks: blocks that were returned to float.
+        sensitivity: relative error of the logits with one block alone in int8, by block.
+        calibration: where the calibration pictures came from.
+        calibration_images: how many there were.
+        held_out: where the pictures that it is judged on came from.
+        float_accuracy: share of right classes of float32 on those, 0 to 1; None without labels.
+        accuracy: the same of this artifact.
+        drop: points of accuracy lost; without labels, points of agreement lost.
+        max_drop: points that were allowed.
+        worst_layer: the layer whose output is furthest from float32, where it can be read.
+        float_operators: operators that compute in float and their number, where it can be read.
+    """
+
+    method: Literal["min-max", "percentile", "mse", "nncf", "weights"]
+    method_errors: dict[str, float] = {}
+    rest: Precision = "fp32"
+    float_blocks: tuple[str, ...] = ()
+    sensitivity: dict[str, float] = {}
+    calibration: str
+    calibration_images: int = Field(ge=1)
+    held_out: str
+    float_accuracy: float | None = None
+    accuracy: float | None = None
+    drop: float
+    max_drop: float
+    worst_layer: str | None = None
+    float_operators: dict[str, int] = {}
+
+
 class Artifact(_Record):
     """One exported file and what is known about it.
 
@@ -155,12 +221,16 @@ class Artifact(_Record):
         compute_capability: CUDA compute capability it was built for, if any.
         plugin: plugin library it needs, if any.
         plugin_sha256: hash of that library.
+        engine: how it was built, for an engine of TensorRT.
+        quantization: how it was quantized, if it was.
         build_seconds: time its build took.
         parity: comparison with the float32 model.
         rounded_parity: for half precision checked on a CPU, whose kernels keep float32 between
             operators: the same comparison with every result rounded, as a GPU does.
         timings: measured latencies.
         footprint: load time and memory, where measured.
+        left_operators: of a mobile file, how many operators of each kind are neither delegated
+            nor quantized; empty where the format does not tell.
     """
 
     name: str
@@ -181,11 +251,14 @@ class Artifact(_Record):
     compute_capability: str | None = None
     plugin: str | None = None
     plugin_sha256: Sha256 | None = None
+    engine: Engine | None = None
+    quantization: Quantization | None = None
     build_seconds: float
     parity: Parity
     rounded_parity: Parity | None = None
     timings: tuple[Timing, ...] = ()
     footprint: Footprint | None = None
+    left_operators: dict[str, int] = {}
 
     @property
     def parities(self) -> tuple[Parity, ...]:

@@ -10,19 +10,22 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.choice import Wish, obstacle
 from lavit_deploy.environment import Environment
-from lavit_deploy.errors import BundleError, InferenceError
-from lavit_deploy.manifest import Artifact, Device, Footprint, Timing
+from lavit_deploy.errors import BundleError, InferenceError, LavitError
+from lavit_deploy.manifest import Artifact, Device, Footprint, MobileRuntime, Parity, Timing
 from lavit_deploy.runtimes.opening import open_artifact
 from lavit_deploy.timing import alternate, median_ms
+from lavit_deploy.verification import verify
 
 Progress = Callable[[str], None]
 
+_MOBILE = frozenset(get_args(MobileRuntime))
 _RUNS = 30
 _SECONDS = 12.0  # for each batch size, over all artifacts
 _PROBE_SECONDS = 300
@@ -37,6 +40,9 @@ def retune(
     progress: Progress = lambda _step: None,
 ) -> Bundle:
     """Measure every artifact that passed parity and runs here, in turn.
+
+    Engines are run on the bundle's pictures first: one that was built elsewhere has not been
+    compared yet, and one that disagrees here is marked as failed and not measured.
 
     Args:
         bundle: an opened bundle; its files stay as they are.
@@ -53,7 +59,8 @@ def retune(
         InferenceError: a runtime failed.
     """
     here = Environment.here()
-    wish = Wish(device=device, agreement=0.0)
+    wish = Wish(device=device, agreement=0.0, unverified=True)
+    bundle = _verified(bundle, wish, here, progress)
     usable = [item for item in bundle.manifest.artifacts if not obstacle(item, wish, here)]
     footprints = {}
     for item in usable:
@@ -81,10 +88,34 @@ def retune(
                 "footprint": footprints.get(item.name),
             }
         )
+        if item.runtime not in _MOBILE  # measured when they were built, in their own runtimes
+        else item
         for item in bundle.manifest.artifacts
     )
     manifest = bundle.manifest.model_copy(update={"artifacts": artifacts, "timed_on": here})
     return Bundle(bundle.path, manifest)
+
+
+def _verified(bundle: Bundle, wish: Wish, here: Environment, progress: Progress) -> Bundle:
+    """The bundle with every engine that can run here compared here."""
+    artifacts = []
+    for item in bundle.manifest.artifacts:
+        if item.engine is not None and not obstacle(item, wish, here):
+            progress(f"parity of {item.name}")
+            artifacts.append(item.model_copy(update={"parity": _parity_here(bundle, item, wish)}))
+        else:
+            artifacts.append(item)
+    manifest = bundle.manifest.model_copy(update={"artifacts": tuple(artifacts)})
+    return Bundle(bundle.path, manifest)
+
+
+def _parity_here(bundle: Bundle, artifact: Artifact, wish: Wish) -> Parity:
+    """Parity of an engine that is run here; one that cannot be loaded or run has failed."""
+    try:
+        with open_artifact(bundle, artifact, device=wish.device) as runtime:
+            return verify(bundle, artifact, runtime)
+    except LavitError as error:
+        return artifact.parity.model_copy(update={"passed": False, "reason": str(error)})
 
 
 def _sizes(artifacts: Sequence[Artifact]) -> list[int]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lavit_deploy import cli
-from lavit_deploy.environment import available_cores
+from lavit_deploy.environment import available_cores, available_memory
 from lavit_deploy.errors import InferenceError, UsageError
 from lavit_deploy.files import write_text
-from profiles import markdown, plot
+from profiles import growth, markdown, plot
 from profiles.baselines import BASELINES
+from profiles.batch_sizes import batch_curve
 from profiles.subjects import Settings, profile_extra, resolve
 from profiles.timing import TimingPlan
 
@@ -21,17 +22,24 @@ if TYPE_CHECKING:
     from profiles.report import Report
     from profiles.session import Session
 
+_MEMORY_SHARE = 0.8
+
 _EXAMPLES = """\
   lavit-profile lavit_s pvt_small swin_tiny
   lavit-profile lavit_s pvt_v2_b2 --batch 1 8 32 --compare lavit_s pvt_v2_b2 --json report.json
   lavit-profile lavit_t lavit_s lavit_b --no-timing --stages --strict
+  lavit-profile lavit_s pvt_small --batch 1 --split --growth
   lavit-profile lavit_s.pth my.bundle my.bundle:onnx-fp16 --threads 1
+  lavit-profile lavit_s lavit_s@torch-compile --batch 1 8 --max-batch 64 --html report.html
+  lavit-profile lavit_s pvt_small --split --roofline --growth --html report.html
+  lavit-profile --diff old.json new.json
 
 models:
   presets      lavit_micro lavit_t lavit_s lavit_b (random weights)
   baselines    {baselines} (random weights)
   checkpoints  .pth .pt .ckpt .bin .safetensors
-  bundles      FOLDER (the fastest artifact that passed parity), or FOLDER:ARTIFACT"""
+  bundles      FOLDER (the fastest artifact that passed parity), or FOLDER:ARTIFACT
+  @RUNTIME     after any but a bundle: lavit_s@torch-compile beside lavit_s"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,10 +49,11 @@ def make_parser() -> argparse.ArgumentParser:
         'Parameters, multiply-adds ("FLOPs"), latency and throughput of LaViT and its baselines.',
         _EXAMPLES.format(baselines=" ".join(BASELINES)),
     )
-    made.add_argument("models", nargs="+", metavar="MODEL", help="what to profile; see below")
+    made.add_argument("models", nargs="*", metavar="MODEL", help="what to profile; see below")
     _add_model_options(made)
     _add_timing_options(made)
     _add_output_options(made)
+    _add_difference_options(made)
     return made
 
 
@@ -52,7 +61,7 @@ def _add_model_options(made: argparse.ArgumentParser) -> None:
     group = made.add_argument_group("how models are run")
     group.add_argument(
         "--runtime",
-        choices=("torch", "torch-compile"),
+        choices=("torch", "torch-compile", "cuda-graph"),
         default="torch",
         help="runtime of PyTorch models; a bundle's artifact has its own",
     )
@@ -96,6 +105,18 @@ def _add_timing_options(made: argparse.ArgumentParser) -> None:
         help="images per call",
     )
     group.add_argument(
+        "--max-batch",
+        type=_positive_int,
+        metavar="N",
+        help="time at 1, 2, 4, ... N images as well, as far as memory lasts",
+    )
+    group.add_argument(
+        "--memory-limit",
+        type=_positive_float,
+        metavar="GIB",
+        help="on a CPU: halve a batch whose tensors would take more (default: 80 %% of the memory)",
+    )
+    group.add_argument(
         "--runs",
         type=_positive_int,
         default=plan.calls,
@@ -133,6 +154,25 @@ def _add_timing_options(made: argparse.ArgumentParser) -> None:
         help="how many times faster A is than B, with its interval; can be repeated",
     )
     group.add_argument("--no-timing", action="store_true", help="count only")
+    group.add_argument(
+        "--split",
+        action="store_true",
+        help="measure the time of each stage and part too: hooks on PyTorch modules, or the node "
+        "profile of ONNX Runtime and OpenVINO",
+    )
+    group.add_argument(
+        "--roofline",
+        action="store_true",
+        help="measure the machine's peaks, and set the stages of --split against them",
+    )
+    group.add_argument(
+        "--growth",
+        type=_positive_int,
+        nargs="*",
+        metavar="PIXELS",
+        help="count at these image sizes too, and fit how each part grows "
+        f"(default sizes: {' '.join(map(str, growth.SIZES))})",
+    )
 
 
 def _add_output_options(made: argparse.ArgumentParser) -> None:
@@ -143,12 +183,36 @@ def _add_output_options(made: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw throughput against multiply-adds"
     )
+    group.add_argument(
+        "--html", type=Path, metavar="FILE", help="write everything with plots as one HTML file"
+    )
     group.add_argument("--stages", action="store_true", help="split multiply-adds by stage as well")
+    group.add_argument(
+        "--details", action="store_true", help="show costs by operator and by module as well"
+    )
     group.add_argument(
         "--strict",
         action="store_true",
         help="fail when an operator that may hold multiply-adds was not counted, or when the "
         "traced count is not the closed form's",
+    )
+
+
+def _add_difference_options(made: argparse.ArgumentParser) -> None:
+    group = made.add_argument_group("instead of a run")
+    group.add_argument(
+        "--diff",
+        nargs=2,
+        type=Path,
+        metavar=("OLD", "NEW"),
+        help="compare two JSON reports; ends with 1 if something became slower or is missing",
+    )
+    group.add_argument(
+        "--tolerance",
+        type=_positive_float,
+        default=5.0,
+        metavar="PERCENT",
+        help="for --diff: slower by less is no regression",
     )
 
 
@@ -176,12 +240,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Profile the models that the command line names.
 
     Returns:
-        The exit code: 130 if interrupted, after what was measured has been written.
+        The exit code: 130 if interrupted, after what was measured has been written; for --diff, 1
+        where something became slower.
 
     Raises:
         LavitError: as its class says.
     """
     options = make_parser().parse_args(arguments)
+    if options.diff:
+        return _difference(options)
     _check(options)
     session = _session(options)
     with profile_extra("show progress"):
@@ -190,6 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Progress() as progress:
             session.count(strict=options.strict, notify=progress.update)
             session.time(progress.update)
+            session.split(progress.update)
+            session.measure_peaks(progress.update)
     except KeyboardInterrupt:
         _deliver(session.report(complete=False), options)
         print("interrupted: the report holds what was measured until then", file=sys.stderr)
@@ -201,12 +270,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _difference(options: argparse.Namespace) -> int:
+    """Compare two reports.
+
+    Raises:
+        UsageError: models were given too, or a file is no report.
+    """
+    if options.models:
+        raise UsageError(f"--diff compares two files; leave out {' '.join(options.models)}")
+    with profile_extra("show tables"):
+        from profiles import tables
+        from profiles.difference import difference
+        from profiles.report import Report
+    old, new = (Report.read(path) for path in options.diff)
+    found = difference(old, new, tolerance=options.tolerance / 100)
+    tables.show_difference(tables.console(), found)
+    return int(found.regressed)
+
+
 def _check(options: argparse.Namespace) -> None:
     """Find contradictions before anything is built.
 
     Raises:
         UsageError: says which.
     """
+    if not options.models:
+        raise UsageError("no MODEL given; --help lists them, and --diff OLD NEW compares reports")
     twice = sorted({name for name in options.models if options.models.count(name) > 1})
     if twice:
         raise UsageError(f"{', '.join(twice)} given twice: every model is timed in each round")
@@ -215,10 +304,20 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(
                 f"--compare {name}: not among the models given ({', '.join(options.models)})"
             )
-    if options.no_timing and (options.compare or options.plot):
-        raise UsageError("--compare and --plot need timings; leave --no-timing out")
+    _check_outputs(options)
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    if options.no_timing and (options.compare or options.plot or options.split):
+        raise UsageError("--compare, --plot and --split need timings; leave --no-timing out")
+    if options.roofline and not options.split:
+        raise UsageError("--roofline needs the time of each stage; add --split")
+    if options.growth and len(set(options.growth)) < 2:
+        raise UsageError(f"--growth {options.growth[0]}: at least two different sizes are needed")
     if options.plot:
         plot.check(options.plot)
+    if options.html:
+        plot.check_installed()
     for path in _files(options):
         if path.is_dir():
             raise UsageError(f"{path} is a folder; a file is needed")
@@ -226,9 +325,12 @@ def _check(options: argparse.Namespace) -> None:
 
 def _session(options: argparse.Namespace) -> Session:
     with profile_extra("profile models"):
-        from profiles.runners import check_device
+        from profiles.machine import machine_state
+        from profiles.runners import check_device, check_runtime
         from profiles.session import Session
     check_device(options.device)
+    for runtime in (options.runtime, *(name.rpartition("@")[2] for name in options.models)):
+        check_runtime(runtime, options.device)
     settings = Settings(
         device=options.device,
         threads=options.threads,
@@ -237,8 +339,10 @@ def _session(options: argparse.Namespace) -> Session:
         attention=options.attention,
         image_size=options.image_size,
     )
+    curve = batch_curve(options.max_batch) if options.max_batch else ()
     plan = TimingPlan(
-        batches=tuple(dict.fromkeys(options.batch)),
+        batches=tuple(dict.fromkeys([*options.batch, *curve])),
+        memory=_memory(options),
         calls=options.runs,
         seconds=options.seconds,
         warmup=options.warmup,
@@ -249,7 +353,21 @@ def _session(options: argparse.Namespace) -> Session:
         settings=settings,
         plan=None if options.no_timing else plan,
         comparisons=[(first, second) for first, second in options.compare],
+        sizes=growth.SIZES if options.growth == [] else tuple(options.growth or ()),
+        splitting=options.split,
+        curve=frozenset(plan.batches) - frozenset(options.batch),
+        rooflines=options.roofline,
+        before=machine_state(options.device),
     )
+
+
+def _memory(options: argparse.Namespace) -> int | None:
+    """Bytes that tensors may take on a CPU; a GPU refuses by itself what does not fit."""
+    if options.device != "cpu":
+        return None
+    if options.memory_limit:
+        return int(options.memory_limit * 2**30)
+    return int(_MEMORY_SHARE * available_memory())
 
 
 def _deliver(report: Report, options: argparse.Namespace) -> None:
@@ -257,7 +375,7 @@ def _deliver(report: Report, options: argparse.Namespace) -> None:
     from profiles import tables
 
     # First to the terminal: a file that cannot be written must not cost the measurements.
-    tables.show(tables.console(), report, stages=options.stages)
+    tables.show(tables.console(), report, stages=options.stages, details=options.details)
     try:
         _write(report, options)
     except OSError as error:
@@ -273,13 +391,18 @@ def _write(report: Report, options: argparse.Namespace) -> None:
         write_text(options.markdown, markdown.page(report))
     if options.plot:
         plot.draw(report, options.plot)
+    if options.html:
+        from profiles.html_report import write_html
+
+        write_html(report, options.html)
     if _files(options):
         print(f"written: {', '.join(map(str, _files(options)))}")
 
 
 def _files(options: argparse.Namespace) -> list[Path]:
     """The files that are to be written."""
-    return [path for path in (options.json, options.csv, options.markdown, options.plot) if path]
+    files = (options.json, options.csv, options.markdown, options.plot, options.html)
+    return [path for path in files if path]
 
 
 def entry() -> None:

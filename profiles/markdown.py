@@ -5,12 +5,23 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
+from profiles.machine import describe
+from profiles.records import TimeSplit
 from profiles.report import Comparison, ModelReport, Report, Timing
 
 
 def page(report: Report) -> str:
     """Environment, counts, timings and comparisons of a report."""
-    sections = [_environment(report), _counts(report), *_timings(report), _comparisons(report)]
+    sections = [
+        _environment(report),
+        _counts(report),
+        *_timings(report),
+        _limits(report),
+        _comparisons(report),
+        *_splits(report),
+        _roofline(report),
+        _growth(report),
+    ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -30,6 +41,7 @@ def _environment(report: Report) -> str:
         f"Measured {report.created} with lavit-deploy {report.project_version}"
         + ("" if report.complete else " (**interrupted, incomplete**)"),
         f"{machine}; load average before the run {report.load:.2f}",
+        f"Source: commit {report.commit or 'unknown'}; {describe(report.before, report.after)}",
         f"{here.system}, Python {here.python}, {libraries}",
         f"`{shlex.join(report.command)}`",
         report.convention,
@@ -59,7 +71,8 @@ def _count_row(model: ModelReport) -> Sequence[str]:
 
 def _timings(report: Report) -> Iterable[str]:
     heads = (
-        "model", "runtime", "images/s", "median, ms", "95 % interval", "p95, ms", "p99, ms",
+        "model", "runtime", "images/s", "median, ms", "95 % interval", "p50, ms", "p90, ms",
+        "p95, ms", "p99, ms",
         "calls", "peak, MiB",
     )  # fmt: skip
     batches = sorted({timing.batch for model in report.models for timing in model.timings})
@@ -81,11 +94,90 @@ def _cells(timing: Timing) -> Sequence[str]:
         f"{timing.images_per_second:.1f}",
         f"{timing.median_ms:.1f}" + ("" if timing.settled else " \\*"),
         _interval(timing.median_low_ms, timing.median_high_ms, digits=1),
+        "-" if timing.p50_ms is None else f"{timing.p50_ms:.1f}",
+        "-" if timing.p90_ms is None else f"{timing.p90_ms:.1f}",
         "-" if timing.p95_ms is None else f"{timing.p95_ms:.1f}",
         "-" if timing.p99_ms is None else f"{timing.p99_ms:.1f}",
         str(timing.calls),
         "-" if memory is None else f"{memory / 2**20:.0f}",
     )
+
+
+def _limits(report: Report) -> str:
+    return "\n".join(
+        f"- {limit.reason}; " + (f"halved to {limit.halved_to}" if limit.halved_to else "left out")
+        for model in report.models
+        for limit in model.limits
+    )
+
+
+def _splits(report: Report) -> Iterable[str]:
+    for batch in sorted({split.batch for model in report.models for split in model.time_splits}):
+        found = [
+            (model, split)
+            for model in report.models
+            for split in model.time_splits
+            if split.batch == batch
+        ]
+        parts = list(dict.fromkeys(cell.part for _, split in found for cell in split.cells))
+        rows = [
+            (
+                model.label,
+                *(_sum_of(split, part) for part in parts),
+                f"{split.unattributed_ms:.1f}",
+                f"{split.total_ms:.1f}",
+            )
+            for model, split in found
+        ]
+        heads = ("model", *parts, "not attributed", "all")
+        yield f"## Time by part, ms, batch {batch}\n\n" + _table(heads, rows)
+
+
+def _sum_of(split: TimeSplit, part: str) -> str:
+    times = [cell.milliseconds for cell in split.cells if cell.part == part]
+    return f"{sum(times):.1f}" if times else "-"
+
+
+def _roofline(report: Report) -> str:
+    if report.peaks is None:
+        return ""
+    peaks = ", ".join(
+        f"{peak.precision} {peak.multiply_adds_per_second / 1e9:.0f} G multiply-adds/s"
+        for peak in report.peaks.products
+    )
+    rows = [
+        (
+            model.label,
+            one.stage,
+            str(one.batch),
+            f"{one.milliseconds:.2f}",
+            f"{one.intensity:.2f}",
+            f"{one.multiply_adds_per_second / 1e9:.1f}",
+            f"{one.bytes_per_second / 1e9:.1f}",
+            f"{one.share:.0%}",
+            one.limit,
+        )
+        for model in report.models
+        for one in model.roofline
+    ]
+    heads = (
+        "model", "stage", "batch", "ms", "multiply-adds per byte", "10^9 per second", "GB/s",
+        "of the bound", "bound by",
+    )  # fmt: skip
+    copies = f"copies in memory {report.peaks.copy_bytes_per_second / 1e9:.1f} GB/s"
+    return f"## Roofline\n\nPeaks: {peaks}; {copies}.\n\n" + _table(heads, rows, text_columns=2)
+
+
+def _growth(report: Report) -> str:
+    grown = [(model.label, model.growth) for model in report.models if model.growth]
+    if not grown:
+        return ""
+    rows = [
+        (label, *(f"{total / 1e9:.1f}" for total in one.total), f"{one.total_exponent:.2f}")
+        for label, one in grown
+    ]
+    heads = ("model", *map(str, grown[0][1].sizes), "exponent")
+    return "## Multiply-adds, G, by side of the image\n\n" + _table(heads, rows)
 
 
 def _comparisons(report: Report) -> str:

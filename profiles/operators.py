@@ -9,7 +9,7 @@ batched one too low by the batch, and it adds norms, which no published count co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -90,9 +90,45 @@ def einsum(inputs: Sequence[Value], _outputs: Sequence[Value]) -> int:
     return math.prod(sizes.values())
 
 
+def less_attention_by_part(inputs: Sequence[Value], _outputs: Sequence[Value]) -> Mapping[str, int]:
+    """`lavit::less_attention`: softmax(P S T^T + C) V in one operator, by part.
+
+    Scores [B, H, N, M] are mapped along queries (N x N) and along keys (M x M), then mix values
+    [B, H, M, d]; P, T and C come between the two.
+    """
+    *batch, queries, keys = get_shape(inputs[0])
+    maps = math.prod(batch) * queries * keys
+    return {
+        "la_transform": maps * (queries + keys),
+        "attention_scores_values": maps * get_shape(inputs[4])[-1],
+    }
+
+
+def less_attention(inputs: Sequence[Value], outputs: Sequence[Value]) -> int:
+    """Both parts of `less_attention_by_part` together."""
+    return sum(less_attention_by_part(inputs, outputs).values())
+
+
 def elements(_inputs: Sequence[Value], outputs: Sequence[Value]) -> int:
     """Elements that an operator writes: the measure for those without multiply-adds."""
-    return sum(math.prod(get_shape(value) or ()) for value in outputs if is_tensor(value))
+    return sum(math.prod(get_shape(value) or ()) for value in tensors(outputs))
+
+
+def bytes_moved(inputs: Sequence[Value], outputs: Sequence[Value]) -> int:
+    """Bytes that an operator reads, weights included, and writes, if nothing stays in a cache."""
+    return sum(
+        math.prod(get_shape(value) or ()) * value.type().dtype().itemsize
+        for value in (*tensors(inputs), *tensors(outputs))
+    )
+
+
+def tensors(values: Sequence[Value]) -> Iterator[Value]:
+    """The tensors of known shape among values, those within a list (`cat`, `index`) included."""
+    for value in values:
+        if is_tensor(value):
+            yield value
+        elif value.node().kind() == "prim::ListConstruct":
+            yield from tensors(list(value.node().inputs()))
 
 
 def is_tensor(value: Value) -> bool:
@@ -115,32 +151,59 @@ HANDLES: Mapping[str, Handle] = MappingProxyType(
         "aten::_convolution": convolution,
         "aten::_convolution_mode": padded_convolution,
         "aten::scaled_dot_product_attention": fused_attention,
+        "lavit::less_attention": less_attention,
+        "lavit::less_attention_with_scores": less_attention,
     }
 )
 """Operators that are matrix products or convolutions, and how to count them."""
 
+DIVIDED: Mapping[str, Callable[[Sequence[Value], Sequence[Value]], Mapping[str, int]]] = (
+    MappingProxyType(
+        {
+            "lavit::less_attention": less_attention_by_part,
+            "lavit::less_attention_with_scores": less_attention_by_part,
+        }
+    )
+)
+"""Operators that do the work of several parts, whatever module they run in."""
+
 _FREE_OF_PRODUCTS = {
     "normalisation: a few operations per element": (
-        "layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm",
+        "layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "linalg_vector_norm",
     ),
     "softmax: an exponential and a division per score": ("softmax", "log_softmax"),
     "activation: one function per element": (
-        "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "relu6", "leaky_relu",
+        "gelu", "silu", "silu_", "sigmoid", "tanh", "hardswish", "hardsigmoid", "relu", "relu_",
+        "relu6", "leaky_relu",
     ),
     "elementwise: at most one operation per element": (
         "add", "add_", "sub", "rsub", "mul", "mul_", "div", "div_", "neg", "pow", "sqrt", "rsqrt",
-        "exp", "ne", "lt", "le", "min", "where", "masked_fill_", "bernoulli_",
+        "exp", "log", "floor", "clamp", "clamp_", "ne", "eq", "lt", "le", "gt", "ge", "min", "max",
+        "where", "masked_fill_", "bernoulli_", "remainder",
     ),
     "reduction: one addition per element": (
-        "mean", "sum", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool2d", "max_pool2d",
+        "mean", "sum", "var", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool2d",
+        "max_pool2d",
     ),
+    "sorting: comparisons only": ("sort", "argsort", "topk"),
     "interpolation: a few operations per element": (
-        "upsample_bilinear2d", "upsample_bicubic2d", "upsample_nearest2d",
+        "upsample_bilinear2d", "upsample_bicubic2d", "upsample_nearest2d", "grid_sampler",
     ),
-    "copy: no arithmetic": ("pad", "clone", "repeat", "lift_fresh", "fill_", "meshgrid"),
+    "copy: no arithmetic": (
+        "pad", "constant_pad_nd", "clone", "contiguous", "copy_", "cat", "stack", "repeat", "roll",
+        "index", "index_put_", "gather", "scatter_reduce", "lift_fresh", "fill_", "meshgrid",
+        "nonzero", "new_ones", "new_empty", "new_zeros",
+    ),
 }  # fmt: skip
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {f"aten::{name}": reason for reason, names in _FREE_OF_PRODUCTS.items() for name in names}
 )
-"""Why an operator without a handle may stay uncounted. One in neither table may hide a product."""
+"""Why an operator without a handle may stay uncounted. One in neither table may hide a product.
+
+Operators that only change how a tensor is looked at (`transpose`, `view`) are in neither, and are
+not reported: fvcore leaves them out. `reshape` is among them, also where it has to copy.
+"""
+
+VIEWS = ("aten::expand_as", "aten::unflatten", "aten::view_as", "aten::alias")
+"""Such operators that fvcore does not know."""

@@ -1,103 +1,144 @@
-"""One split for all models: from a module's or parameter's name to its stage and part."""
+"""Where the modules of every architecture belong."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
-from profiles.baselines import Family
-from profiles.closed_form import HEAD, STAGE_NAMES
+from profiles.baselines.base import Family
+from profiles.closed_form import HEAD
+from profiles.split import Rule, Splitter
 
-OTHER = "other"
-"""Where a name goes that no rule knows; nothing of the known architectures lands there."""
-
-
-class Place(NamedTuple):
-    """A stage of `STAGE_NAMES` and a part of `lavit_deploy.counting.PARTS`, or `OTHER`."""
-
-    stage: str
-    part: str
+_PATCH, _PROJECTIONS, _SCORES = "patch_embed", "attention_projections", "attention_scores_values"
+_LA, _RESIDUAL, _MLP = "la_transform", "attention_residual", "mlp"
+_CONVOLUTIONS, _SELECTION = "convolutions", "token_selection"
 
 
-class _Rule(NamedTuple):
-    """Names that match belong to `part`; the first group is the 0-based stage, where it exists.
-
-    `later` moves the stage on: Swin's merging sits in the module of the stage that it closes.
-    """
-
-    pattern: re.Pattern[str]
-    part: str
-    later: int = 0
+def _splitter(*rules: tuple[str, str] | tuple[str, str, int]) -> Splitter:
+    return Splitter(tuple(Rule(*rule) for rule in rules))
 
 
-def _rules(*rules: tuple[str, str] | tuple[str, str, int]) -> tuple[_Rule, ...]:
-    return tuple(_Rule(re.compile(rule[0]), *rule[1:]) for rule in rules)
+_LAVIT = r"stages\.(?P<stage>\d)\.blocks\.\d+\."
+_PVT = r"pvt\.encoder\.block\.(?P<stage>\d)\.\d+\."
+_PVT_V2 = r"pvt_v2\.encoder\.layers\.(?P<stage>\d)\.blocks\.\d+\."
+_SWIN = r"swin\.encoder\.layers\.(?P<stage>\d)\.blocks\.\d+\."
+_VIT = r"vit\.layers\.\d+\."
+_CVT = r"cvt\.encoder\.stages\.(?P<stage>\d)\.layers\.\d+\."
+_LIT = r"stages\.(?P<stage>\d)\.blocks\.\d+\."
+_EFFICIENTVIT = r"stages\.(?P<stage>\d)\.blocks\.\d+\.context"
 
-
-# The first rule that matches the beginning of a name wins.
-_LAVIT_BLOCK = r"stages\.(\d)\.blocks\.\d+\."
-_PVT_BLOCK = r"pvt\.encoder\.block\.(\d)\.\d+\."
-_PVT_V2_BLOCK = r"pvt_v2\.encoder\.layers\.(\d)\.blocks\.\d+\."
-_SWIN_BLOCK = r"swin\.encoder\.layers\.(\d)\.blocks\.\d+\."
-_RULES: Mapping[Family, tuple[_Rule, ...]] = MappingProxyType(
+SPLITS: Mapping[Family, Splitter] = MappingProxyType(
     {
-        "lavit": _rules(
-            (r"stages\.(\d)\.(patch_embed|class_token)", "patch_embed"),
-            (r"stages\.(\d)\.residual", "attention_residual"),
-            (_LAVIT_BLOCK + r"attn\.(theta|psi)", "la_transform"),
-            (_LAVIT_BLOCK + r"(norm1|attn\.(q|kv|v|proj|reduce)\b)", "attention_projections"),
-            (_LAVIT_BLOCK + r"attn", "attention_scores_values"),
-            (_LAVIT_BLOCK + r"(norm2|mlp)", "mlp"),
-            (r"norm|head", HEAD),
-        ),
-        "pvt": _rules(
-            (r"pvt\.encoder\.patch_embeddings\.(\d)", "patch_embed"),
+        # LaViT as it is trained, and as it is folded for export.
+        "lavit": _splitter(
+            (r"normalise", _PATCH),
+            (r"stages\.(?P<stage>\d)\.(patch_embed|class_token)", _PATCH),
+            (r"stages\.(?P<stage>\d)\.residual", _RESIDUAL),
+            (r"stages\.(?P<stage>\d)\.chain", _LA),
+            (_LAVIT + r"attn\.(theta|psi)", _LA),
             (
-                _PVT_BLOCK + r"(layer_norm_1|attention\.output|"
-                r"attention\.self\.(query|key|value|sequence_reduction|layer_norm))",
-                "attention_projections",
+                _LAVIT + r"(norm1|attn\.(q|kv|v|proj|reduce|projections|stacked)\b)",
+                _PROJECTIONS,
             ),
-            (_PVT_BLOCK + r"attention", "attention_scores_values"),
-            (_PVT_BLOCK + r"(layer_norm_2|mlp)", "mlp"),
+            (_LAVIT + r"attn", _SCORES),
+            (_LAVIT + r"(norm2|mlp)", _MLP),
+            (r"norm|last_norm|head", HEAD),
+        ),
+        "pvt": _splitter(
+            (r"pvt\.encoder\.patch_embeddings\.(?P<stage>\d)", _PATCH),
+            (
+                _PVT + r"(layer_norm_1|attention\.output|"
+                r"attention\.self\.(query|key|value|sequence_reduction|layer_norm))",
+                _PROJECTIONS,
+            ),
+            (_PVT + r"attention", _SCORES),
+            (_PVT + r"(layer_norm_2|mlp)", _MLP),
             (r"pvt\.encoder\.layer_norm|classifier", HEAD),
         ),
-        "pvt_v2": _rules(
-            (r"pvt_v2\.encoder\.layers\.(\d)\.patch_embedding", "patch_embed"),
+        "pvt_v2": _splitter(
+            (r"pvt_v2\.encoder\.layers\.(?P<stage>\d)\.patch_embedding", _PATCH),
             (
-                _PVT_V2_BLOCK + r"(layer_norm_1|"
+                _PVT_V2 + r"(layer_norm_1|"
                 r"attention\.(query|key|value|proj|spatial_reduction|layer_norm))",
-                "attention_projections",
+                _PROJECTIONS,
             ),
-            (_PVT_V2_BLOCK + r"attention", "attention_scores_values"),
-            (_PVT_V2_BLOCK + r"(layer_norm_2|mlp)", "mlp"),
+            (_PVT_V2 + r"attention", _SCORES),
+            (_PVT_V2 + r"(layer_norm_2|mlp)", _MLP),
             # The norm that closes a stage feeds the next patch embedding, the last one the head.
-            (r"pvt_v2\.encoder\.layers\.([012])\.layer_norm", "patch_embed", 1),
+            (r"pvt_v2\.encoder\.layers\.(?P<stage>[012])\.layer_norm", _PATCH, 1),
             (r"pvt_v2\.encoder\.layers\.3\.layer_norm|classifier", HEAD),
         ),
-        "swin": _rules(
-            (r"swin\.embeddings()", "patch_embed"),
-            (r"swin\.encoder\.layers\.(\d)\.downsample", "patch_embed", 1),
-            (
-                _SWIN_BLOCK + r"(layernorm_before|attention\.[qkvo]_proj)",
-                "attention_projections",
-            ),
-            (_SWIN_BLOCK + r"attention", "attention_scores_values"),
-            (_SWIN_BLOCK + r"(layernorm_after|mlp)", "mlp"),
+        "swin": _splitter(
+            (r"swin\.embeddings", _PATCH),
+            (r"swin\.encoder\.layers\.(?P<stage>\d)\.downsample", _PATCH, 1),
+            (_SWIN + r"(layernorm_before|attention\.[qkvo]_proj)", _PROJECTIONS),
+            (_SWIN + r"attention", _SCORES),
+            (_SWIN + r"(layernorm_after|mlp)", _MLP),
             (r"swin\.layernorm|classifier", HEAD),
+        ),
+        "vit": _splitter(
+            (r"vit\.embeddings", _PATCH),
+            (_VIT + r"(layernorm_before|attention\.[qkvo]_proj)", _PROJECTIONS),
+            (_VIT + r"attention", _SCORES),
+            (_VIT + r"(layernorm_after|mlp)", _MLP),
+            (r"vit\.layernorm|classifier", HEAD),
+        ),
+        "plain": _splitter(
+            (r"patch_embed|class_token|positions", _PATCH),
+            (r"reductions", _SELECTION),
+            (r"blocks\.\d+\.(norm1|attn\.(qkv|proj))", _PROJECTIONS),
+            (r"blocks\.\d+\.attn", _SCORES),
+            (r"blocks\.\d+\.(norm2|mlp)", _MLP),
+            (r"norm|head", HEAD),
+        ),
+        "cvt": _splitter(
+            (r"cvt\.encoder\.stages\.(?P<stage>\d)\.(embedding|cls_token)", _PATCH),
+            (
+                _CVT + r"(layernorm_before|attention\.output|"
+                r"attention\.attention\.(convolution_)?projection)",
+                _PROJECTIONS,
+            ),
+            (_CVT + r"attention", _SCORES),
+            (_CVT + r"(layernorm_after|intermediate|output)", _MLP),
+            (r"layernorm|classifier", HEAD),
+        ),
+        "lit": _splitter(
+            (r"patch_embed", _PATCH),
+            (r"stages\.(?P<stage>\d)\.merge", _PATCH),
+            (_LIT + r"(norm1|attn\.(qkv|proj))", _PROJECTIONS),
+            (_LIT + r"attn", _SCORES),
+            (_LIT + r"(norm2|mlp)", _MLP),
+            (r"norm|head", HEAD),
+        ),
+        "resnet": _splitter(
+            (r"resnet\.embedder", _PATCH),
+            (r"resnet\.encoder\.stages\.(?P<stage>\d)\.layers\.\d+\.shortcut", _PATCH),
+            (r"resnet\.encoder\.stages\.(?P<stage>\d)\.layers", _CONVOLUTIONS),
+            (r"resnet\.pooler|classifier", HEAD),
+        ),
+        "regnet": _splitter(
+            (r"regnet\.embedder", _PATCH),
+            (r"regnet\.encoder\.stages\.(?P<stage>\d)\.layers\.\d+\.shortcut", _PATCH),
+            (r"regnet\.encoder\.stages\.(?P<stage>\d)\.layers", _CONVOLUTIONS),
+            (r"regnet\.pooler|classifier", HEAD),
+        ),
+        # Stages by resolution: down to a quarter, an eighth, a sixteenth, and the rest. The numbers
+        # of the blocks are those of B4.
+        "efficientnet": _splitter(
+            (r"efficientnet\.embeddings", _PATCH),
+            (r"efficientnet\.encoder\.blocks\.[0-5]\.", _CONVOLUTIONS, 0),
+            (r"efficientnet\.encoder\.blocks\.[6-9]\.", _CONVOLUTIONS, 1),
+            (r"efficientnet\.encoder\.blocks\.(1\d|2[01])\.", _CONVOLUTIONS, 2),
+            (r"efficientnet\.encoder\.blocks\.(2[2-9]|3[01])\.", _CONVOLUTIONS, 3),
+            (r"efficientnet\.encoder\.top|efficientnet\.pooler|classifier|dropout", HEAD),
+        ),
+        "efficientvit": _splitter(
+            (r"stem", _PATCH),
+            (_EFFICIENTVIT + r"\.(qkv|aggregate|proj)", _PROJECTIONS),
+            (_EFFICIENTVIT, _SCORES),
+            (r"stages\.(?P<stage>\d)\.blocks", _CONVOLUTIONS),
+            (r"head", HEAD),
         ),
     }
 )
-
-
-def locate(family: Family, name: str) -> Place:
-    """Stage and part of a dotted module or parameter name; `OTHER` where no rule knows it."""
-    for rule in _RULES[family]:
-        match = rule.pattern.match(name)
-        if match is None:
-            continue
-        if rule.part == HEAD:
-            return Place(HEAD, HEAD)
-        return Place(STAGE_NAMES[int(match[1] or 0) + rule.later], rule.part)
-    return Place(OTHER, OTHER)
+"""One splitter for each way of naming modules."""

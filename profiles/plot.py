@@ -22,8 +22,17 @@ def check(path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"--plot {path}: the file must end in {', '.join(SUFFIXES)}")
+    check_installed()
+
+
+def check_installed() -> None:
+    """Refuse to draw without matplotlib.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingDependencyError("matplotlib", extra="train", purpose="draw plots")
+        raise MissingDependencyError("matplotlib", extra="profile", purpose="draw plots")
 
 
 def draw(report: Report, path: Path) -> None:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lavit_deploy.environment import Environment
+from lavit_deploy.errors import UsageError
 from lavit_deploy.files import write_text
 from lavit_deploy.manifest import Device
+from profiles.machine import MachineState
+from profiles.records import (
+    BatchLimit,
+    Cell,
+    Growth,
+    ModuleCost,
+    OperatorCost,
+    Peaks,
+    RooflinePoint,
+    TimeSplit,
+)
 
 SCHEMA_VERSION: Literal[1] = 1
 """Raised whenever a reader of the version before would misunderstand a report."""
@@ -50,7 +63,8 @@ class Counts(_Record):
     Attributes:
         total: all of them.
         method: "traced" from the model that runs; "closed form" from an artifact's configuration.
-        closed_form: the same total by closed form, to be compared with `total`.
+        closed_form: the same total by closed form, to be compared with `total`; None for an
+            architecture that has none.
         by_part: part -> multiply-adds.
         by_stage: stage -> part -> multiply-adds.
         by_operator: operator -> multiply-adds; empty for a closed form.
@@ -59,7 +73,7 @@ class Counts(_Record):
 
     total: int
     method: Literal["traced", "closed form"]
-    closed_form: int
+    closed_form: int | None
     by_part: dict[str, int]
     by_stage: dict[str, dict[str, int]]
     by_operator: dict[str, int] = {}
@@ -97,6 +111,8 @@ class Timing(_Record):
         median_ms: latency of a call, the median over turns of their medians, milliseconds.
         median_low_ms: lower end of its 95 % confidence interval; None for too few turns.
         median_high_ms: upper end.
+        p50_ms: 50th percentile over all calls; None for fewer than 2 calls.
+        p90_ms: 90th percentile; None for fewer than 10 calls.
         p95_ms: 95th percentile; None for fewer than 20 calls.
         p99_ms: 99th percentile; None for fewer than 100 calls.
         images_per_second: batch divided by the median.
@@ -111,6 +127,8 @@ class Timing(_Record):
     median_ms: float
     median_low_ms: float | None
     median_high_ms: float | None
+    p50_ms: float | None = None
+    p90_ms: float | None = None
     p95_ms: float | None
     p99_ms: float | None
     images_per_second: float
@@ -132,6 +150,13 @@ class ModelReport(_Record):
         counts: multiply-adds of one image.
         published: the authors' counts, for a model of theirs at their size.
         notes: what a reader must know about this model's numbers.
+        cells: costs by stage and part, traced.
+        operators: costs by operator, traced.
+        modules: costs by module, traced.
+        time_splits: where the time went, for each batch size that was asked for.
+        growth: multiply-adds over image sizes, if asked for.
+        roofline: stages against the peaks of the machine, if those were measured.
+        limits: batches that did not fit into memory.
         timings: one entry for each batch size that was timed.
     """
 
@@ -146,6 +171,13 @@ class ModelReport(_Record):
     counts: Counts
     published: PublishedCounts | None = None
     notes: tuple[str, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    operators: tuple[OperatorCost, ...] = ()
+    modules: tuple[ModuleCost, ...] = ()
+    time_splits: tuple[TimeSplit, ...] = ()
+    growth: Growth | None = None
+    roofline: tuple[RooflinePoint, ...] = ()
+    limits: tuple[BatchLimit, ...] = ()
     timings: tuple[Timing, ...] = ()
 
 
@@ -186,6 +218,11 @@ class Report(_Record):
         threads: threads within an operator on the CPU.
         load: processes that wanted a core in the minute before the run (load average): what others
             took.
+        commit: of the source that measured, "+" appended where files were changed; None for an
+            installed package.
+        before: state of the machine before the run.
+        after: and when the report was written.
+        peaks: what the machine can do at most, if measured.
         convention: what a FLOP is here.
         method: how timings were taken; None where nothing was timed.
         complete: False where the run was interrupted.
@@ -202,11 +239,34 @@ class Report(_Record):
     gpu: str | None = None
     threads: int
     load: float
+    commit: str | None = None
+    before: MachineState | None = None
+    after: MachineState | None = None
+    peaks: Peaks | None = None
     convention: str = CONVENTION
     method: str | None
     complete: bool
     models: tuple[ModelReport, ...]
     comparisons: tuple[Comparison, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """Read a report that `write_json` wrote.
+
+        Raises:
+            UsageError: no such file, or not a report of this version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise UsageError(
+                f"{path} is no report of lavit-profile: {where}: {first['msg']}; --json FILE "
+                "writes one"
+            ) from None
 
     def write_json(self, path: Path) -> None:
         """Write the whole report."""
@@ -237,3 +297,13 @@ _COLUMNS = (
     "multiply_adds",
     *Timing.model_fields,
 )
+
+
+def json_schema() -> str:
+    """JSON Schema of a report, as `docs/profile.schema.json` holds it."""
+    schema = Report.model_json_schema(mode="serialization")
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    print(json_schema(), end="")

@@ -16,16 +16,16 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from lavit_deploy.errors import InferenceError, UsageError
+from lavit_deploy.errors import UsageError
 from lavit_deploy.manifest import Device
 from lavit_deploy.runtimes.base import Runtime
-from profiles.timing import Runner
+from profiles.timing import BatchTooLargeError, Runner, TorchRuntime
 
 Precision = Literal["fp32", "bf16", "fp16"]
-TorchRuntime = Literal["torch", "torch-compile"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SEED = 0
+_CAPTURE_WARM_UP = 3
 
 
 def check_device(device: Device) -> None:
@@ -38,6 +38,16 @@ def check_device(device: Device) -> None:
         raise UsageError(
             f"no CUDA device is visible to PyTorch {torch.__version__}; --device cpu is available"
         )
+
+
+def check_runtime(runtime: TorchRuntime, device: Device) -> None:
+    """Refuse a runtime that the device does not have.
+
+    Raises:
+        UsageError: CUDA graphs without a GPU.
+    """
+    if runtime == "cuda-graph" and device != "cuda":
+        raise UsageError("CUDA graphs need --device cuda; torch and torch-compile run on a CPU")
 
 
 def device_name(device: Device) -> str | None:
@@ -69,7 +79,8 @@ class TorchRunner(Runner):
         image_size: height and width, pixels.
         device: where to compute.
         precision: of matrix products and convolutions.
-        runtime: eager, or through `torch.compile`.
+        runtime: eager, through `torch.compile`, or captured as a CUDA graph for each batch and
+            replayed, which leaves out what launching kernels costs the host.
     """
 
     def __init__(
@@ -86,22 +97,52 @@ class TorchRunner(Runner):
         self._device, self._image_size, self._precision = device, image_size, precision
         model = model.to(device).eval()
         self._model = torch.compile(model) if runtime == "torch-compile" else model
+        self._capturing = runtime == "cuda-graph"
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._images = torch.empty(0)
 
     def prepare(self, batch: int) -> None:
         generator = torch.Generator().manual_seed(_SEED)
         images = torch.randn(batch, 3, *self._image_size, generator=generator)
-        self._images = images.to(self._device)
+        with self._within_memory(batch):
+            self._graph = None  # its memory is free before the next one is captured
+            self._images = images.to(self._device)
+            if self._capturing:
+                self._graph = self._captured()
 
     def call(self) -> float:
+        with self._within_memory(len(self._images)), torch.inference_mode(), self._autocast():
+            return self._on_gpu() if self._device == "cuda" else self._on_cpu()
+
+    @contextmanager
+    def _within_memory(self, batch: int) -> Iterator[None]:
+        """Turn a failed allocation into an error of this project."""
         try:
-            with torch.inference_mode(), self._autocast():
-                return self._on_gpu() if self._device == "cuda" else self._on_cpu()
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            raise InferenceError(
-                f"{self.label}: a batch of {len(self._images)} does not fit into the GPU's memory"
+            yield
+        except (
+            RuntimeError
+        ) as error:  # torch.OutOfMemoryError is one; on the CPU it is all there is
+            if isinstance(error, torch.OutOfMemoryError):
+                torch.cuda.empty_cache()
+            elif "allocate memory" not in str(error):
+                raise
+            raise BatchTooLargeError(
+                f"{self.label}: a batch of {batch} does not fit into memory"
             ) from None
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """Capture a call; PyTorch asks for warm-up calls on a stream of their own before."""
+        with torch.inference_mode(), self._autocast():
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(_CAPTURE_WARM_UP):
+                    self._model(self._images)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._model(self._images)
+        return graph
 
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self._precision]
@@ -117,12 +158,17 @@ class TorchRunner(Runner):
         end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         start.record()
-        self._model(self._images)
+        if self._graph is None:
+            self._model(self._images)
+        else:
+            self._graph.replay()
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1000  # milliseconds -> seconds
 
     def peak_memory(self) -> int | None:
+        if self._graph is not None:
+            return None  # a graph keeps its memory reserved between calls
         if self._device == "cuda":
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
@@ -132,7 +178,7 @@ class TorchRunner(Runner):
         return _cpu_peak(self.call)
 
     def close(self) -> None:
-        self._model, self._images = nn.Identity(), torch.empty(0)
+        self._model, self._images, self._graph = nn.Identity(), torch.empty(0), None
         if self._device == "cuda":
             torch.cuda.empty_cache()
 

@@ -7,15 +7,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from lavit_deploy import __version__
 from lavit_deploy.environment import Environment, command_line
-from lavit_deploy.errors import ProfileError, UsageError
+from lavit_deploy.errors import InferenceError, ProfileError, UsageError
 from profiles import statistics
+from profiles.machine import MachineState, commit, machine_state
+from profiles.peaks import measure_peaks
+from profiles.records import BatchLimit, Peaks
 from profiles.report import Comparison, ModelReport, Report, Timing
+from profiles.roofline import roofline
 from profiles.runners import device_name, torch_threads
 from profiles.subjects import Settings, Subject
 from profiles.timing import METHOD, BatchTimings, Notify, Runner, TimingPlan, time_batch
+
+_ROOT = Path(__file__).parents[1]
+_SPLIT_CALLS = 9
+"""Calls that a split is the median of."""
 
 
 def _silent(_what: str, _share: float) -> None:
@@ -31,17 +40,30 @@ class Session:
         settings: how they are run.
         plan: how they are timed; None to count only.
         comparisons: pairs of labels to compare.
+        sizes: image sizes at which to count as well; none to leave growth out.
+        splitting: whether to measure the time of each part.
+        curve: those of the plan's batches that only draw a curve: their time is not split, and
+            artifacts that do not take them are left out.
+        rooflines: whether to measure the peaks of the machine, and set the parts against them.
         measured: models counted so far.
         batches: batch sizes timed so far, the last one perhaps in part.
+        peaks: of the machine, once measured.
         load: load average of the minute before.
+        before: state of the machine before the run.
     """
 
     subjects: Sequence[Subject]
     settings: Settings
     plan: TimingPlan | None
     comparisons: Sequence[tuple[str, str]] = ()
+    sizes: Sequence[int] = ()
+    splitting: bool = False
+    curve: frozenset[int] = frozenset()
+    rooflines: bool = False
     measured: list[ModelReport] = field(default_factory=list)
     batches: list[BatchTimings] = field(default_factory=list)
+    peaks: Peaks | None = None
+    before: MachineState | None = None
     load: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def count(self, *, strict: bool = False, notify: Notify = _silent) -> None:
@@ -57,7 +79,10 @@ class Session:
         """
         for done, subject in enumerate(self.subjects):
             notify(f"counting {subject.label}", done / len(self.subjects))
-            self.measured.append(subject.measure())
+            model = subject.measure()
+            if self.sizes:
+                model = model.model_copy(update={"growth": subject.growth(self.sizes)})
+            self.measured.append(model)
         notify("counted", 1.0)
         if strict:
             for model in self.measured:
@@ -76,10 +101,49 @@ class Session:
             stack.enter_context(torch_threads(self.settings.threads))
             runners = [stack.enter_context(subject.open()) for subject in self.subjects]
             for runner in runners:
-                _check_batches(runner, self.plan)
-            for batch in self.plan.batches:
-                self.batches.append(BatchTimings(batch))
-                time_batch(runners, self.plan, self.batches[-1], notify)
+                _check_batches(runner, self._named())
+            pending = [(batch, _taking(batch, runners)) for batch in self.plan.batches]
+            while pending:
+                batch, those = pending.pop(0)
+                timings = BatchTimings(batch)
+                those = [one for one in those if not self._timed(one.label, batch)]
+                self.batches.append(timings)
+                time_batch(those, self.plan, timings, notify)
+                refused = [one for one in those if one.label in timings.refused]
+                pending = _without_larger(pending, refused, batch)
+                if refused and batch > 1:
+                    pending.insert(0, (batch // 2, refused))
+                elif refused:
+                    raise InferenceError(timings.refused[refused[0].label])
+
+    def _timed(self, label: str, batch: int) -> bool:
+        return any(one.batch == batch and len(one.of(label)) for one in self.batches)
+
+    def measure_peaks(self, notify: Notify = _silent) -> None:
+        """Measure what the machine can do at most, if rooflines are wanted."""
+        if self.rooflines:
+            self.peaks = measure_peaks(self.settings.device, self.settings.threads, notify)
+
+    def split(self, notify: Notify = _silent) -> None:
+        """Measure where the time of every model goes, at every batch size of the plan.
+
+        A model whose runtime does not tell is left out.
+        """
+        if self.plan is None or not self.splitting:
+            return
+        for index, subject in enumerate(self.subjects):
+            notify(f"splitting {subject.label}", index / len(self.subjects))
+            fitting = [batch for batch in self._named() if self._timed(subject.label, batch)]
+            splits = (subject.split(batch, _SPLIT_CALLS) for batch in fitting)
+            found = tuple(split for split in splits if split is not None)
+            self.measured[index] = self.measured[index].model_copy(update={"time_splits": found})
+        notify("split", 1.0)
+
+    def _named(self) -> tuple[int, ...]:
+        """Batch sizes that were asked for one by one, without those that only draw a curve."""
+        if self.plan is None:
+            return ()
+        return tuple(batch for batch in self.plan.batches if batch not in self.curve)
 
     def report(self, *, complete: bool) -> Report:
         """Everything measured so far."""
@@ -92,12 +156,13 @@ class Session:
             gpu=device_name(self.settings.device),
             threads=self.settings.threads,
             load=round(self.load, 2),
+            commit=commit(_ROOT),
+            before=self.before,
+            after=machine_state(self.settings.device),
+            peaks=self.peaks,
             method=METHOD if self.plan else None,
             complete=complete,
-            models=tuple(
-                model.model_copy(update={"timings": self._timings(model.label)})
-                for model in self.measured
-            ),
+            models=tuple(self._completed(model) for model in self.measured),
             comparisons=tuple(
                 _compare(batch, model, reference)
                 for model, reference in self.comparisons
@@ -106,8 +171,43 @@ class Session:
             ),
         )
 
+    def _completed(self, model: ModelReport) -> ModelReport:
+        """A counted model with its timings, and what follows from them."""
+        return model.model_copy(
+            update={
+                "timings": self._timings(model.label),
+                "limits": self._limits(model.label),
+                "roofline": roofline(model, self.peaks) if self.peaks else (),
+            }
+        )
+
     def _timings(self, label: str) -> tuple[Timing, ...]:
-        return tuple(_timing(batch, label) for batch in self.batches if len(batch.of(label)))
+        timed = (batch for batch in self.batches if len(batch.of(label)))
+        return tuple(_timing(one, label) for one in sorted(timed, key=lambda one: one.batch))
+
+    def _limits(self, label: str) -> tuple[BatchLimit, ...]:
+        """Batches that did not fit, each with the largest smaller one that did."""
+        fitting = [one.batch for one in self.batches if len(one.of(label))]
+        return tuple(
+            BatchLimit(
+                batch=one.batch,
+                halved_to=max((batch for batch in fitting if batch < one.batch), default=None),
+                reason=one.refused[label],
+            )
+            for one in self.batches
+            if label in one.refused
+        )
+
+
+def _without_larger(
+    pending: list[tuple[int, list[Runner]]], refused: list[Runner], batch: int
+) -> list[tuple[int, list[Runner]]]:
+    """What remains to be timed when some models could not run `batch`: nothing larger for them."""
+    kept = [
+        (other, [one for one in those if other < batch or one not in refused])
+        for other, those in pending
+    ]
+    return [(other, those) for other, those in kept if those]
 
 
 def _check_complete(model: ModelReport) -> None:
@@ -116,15 +216,19 @@ def _check_complete(model: ModelReport) -> None:
         raise ProfileError(
             f"{model.label}: {unknown} ran, has no handle, and may hold multiply-adds"
         )
-    if model.counts.total != model.counts.closed_form:
+    if model.counts.closed_form not in {None, model.counts.total}:
         raise ProfileError(
             f"{model.label}: the traced count {model.counts.total:,} is not the closed form's "
             f"{model.counts.closed_form:,}"
         )
 
 
-def _check_batches(runner: Runner, plan: TimingPlan) -> None:
-    too_large = [batch for batch in plan.batches if batch > (runner.max_batch or batch)]
+def _taking(batch: int, runners: Sequence[Runner]) -> list[Runner]:
+    return [runner for runner in runners if batch <= (runner.max_batch or batch)]
+
+
+def _check_batches(runner: Runner, batches: Sequence[int]) -> None:
+    too_large = [batch for batch in batches if batch > (runner.max_batch or batch)]
     if too_large:
         raise UsageError(
             f"{runner.label} takes at most {runner.max_batch} images at once, "
@@ -144,6 +248,8 @@ def _timing(batch: BatchTimings, label: str) -> Timing:
         median_ms=1000 * median.value,
         median_low_ms=_milliseconds(median.low),
         median_high_ms=_milliseconds(median.high),
+        p50_ms=_milliseconds(statistics.percentile(turns, 50)),
+        p90_ms=_milliseconds(statistics.percentile(turns, 90)),
         p95_ms=_milliseconds(statistics.percentile(turns, 95)),
         p99_ms=_milliseconds(statistics.percentile(turns, 99)),
         images_per_second=batch.batch / median.value,

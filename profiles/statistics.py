@@ -25,7 +25,7 @@ MIN_TURNS = 6
 """Fewest turns with an interval: the extremes of n values cover the median with probability
 1 - 2^(1-n), and six is the first n for which that is at least 95 %."""
 
-_CALLS_FOR = {95: 20, 99: 100}
+_CALLS_FOR = {50: 2, 90: 10, 95: 20, 99: 100}
 """Fewest calls that a percentile is read from: below 1 / (1 - p) it is merely the slowest call."""
 
 

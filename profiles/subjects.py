@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.choice import Wish, choose
 from lavit_deploy.config import PRESETS, LaViTConfig, preset
-from lavit_deploy.counting import PARTS, parameter_count
-from lavit_deploy.errors import MissingDependencyError, UsageError
+from lavit_deploy.counting import parameter_count
+from lavit_deploy.errors import ConfigError, MissingDependencyError, UsageError
 from lavit_deploy.manifest import Artifact, Device
 from lavit_deploy.runtimes.opening import open_artifact
 from profiles.baselines import (
@@ -27,20 +27,26 @@ from profiles.baselines import (
     Published,
     closed_form,
 )
-from profiles.closed_form import StageCounts, total
+from profiles.baselines.base import Attention
+from profiles.closed_form import StageCounts, lavit_counts, total
+from profiles.growth import grow
+from profiles.records import Cell, Growth, ModuleCost, OperatorCost, TimeSplit
 from profiles.report import Counts, ModelReport, PublishedCounts, UncountedOperator
+from profiles.split import PARTS, Place
+from profiles.timing import TorchRuntime
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from profiles.runners import Precision, TorchRuntime
+    from profiles.runners import Precision
     from profiles.timing import Runner
-    from profiles.transformers_models import Attention
+    from profiles.tracing import Traced
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 """Endings by which a missing file is known to have been meant as a checkpoint."""
 
-_EXTRA = frozenset({"torch", "transformers", "fvcore", "safetensors", "rich"})
+_RUNTIMES: tuple[TorchRuntime, ...] = get_args(TorchRuntime)
+_EXTRA = frozenset({"torch", "transformers", "fvcore", "safetensors", "rich", "jinja2"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +87,29 @@ class Subject(ABC):
     def open(self) -> Runner:
         """Make it ready to be timed."""
 
+    @abstractmethod
+    def split(self, batch: int, calls: int) -> TimeSplit | None:
+        """Measure where the time of a call goes.
+
+        Args:
+            batch: images per call.
+            calls: calls to take the median over, after a few untimed ones.
+
+        Returns:
+            None for a runtime that does not tell.
+        """
+
+    @abstractmethod
+    def growth(self, sizes: Sequence[int]) -> Growth:
+        """Multiply-adds at other image sizes.
+
+        Args:
+            sizes: sides of square images, pixels; at least two.
+
+        Raises:
+            UsageError: the architecture does not exist at one of them.
+        """
+
 
 @contextmanager
 def profile_extra(purpose: str) -> Iterator[None]:
@@ -102,7 +131,8 @@ def resolve(text: str, settings: Settings) -> Subject:
     """Find and build the model that `text` names.
 
     Args:
-        text: a preset, a baseline, a checkpoint's file, a bundle's folder, or `FOLDER:ARTIFACT`.
+        text: a preset, a baseline, a checkpoint's file, a bundle's folder, or `FOLDER:ARTIFACT`;
+            the first three also as `NAME@RUNTIME`.
         settings: how to build it.
 
     Raises:
@@ -111,6 +141,13 @@ def resolve(text: str, settings: Settings) -> Subject:
         BundleError: a bundle or artifact that cannot be used.
         MissingDependencyError: a package that it needs is not installed.
     """
+    name, _, suffix = text.rpartition("@")
+    runtime = next((known for known in _RUNTIMES if name and known == suffix), None)
+    if runtime is not None:
+        subject = resolve(name, dataclasses.replace(settings, runtime=runtime))
+        if not isinstance(subject, _TorchSubject):
+            raise UsageError(f"{text}: a bundle's artifact has a runtime of its own")
+        return dataclasses.replace(subject, label=text)
     if text in PRESETS:
         return _from_preset(text, settings)
     if text in BASELINES:
@@ -175,8 +212,8 @@ def _from_checkpoint(path: Path, settings: Settings) -> Subject:
 
 
 def _from_baseline(baseline: Baseline, settings: Settings) -> Subject:
-    with profile_extra("build the baselines PVT, PVT v2 and Swin"):
-        from profiles.transformers_models import build
+    with profile_extra("build baselines"):
+        from profiles.building import build
     return _TorchSubject(
         label=baseline.name,
         kind="baseline",
@@ -186,8 +223,14 @@ def _from_baseline(baseline: Baseline, settings: Settings) -> Subject:
         settings=settings,
         attention=settings.attention,
         published=baseline.published if baseline == BASELINES[baseline.name] else None,
-        notes=("implementation of transformers, random weights",),
+        notes=(f"{_implementation(baseline)}, random weights", *baseline.notes),
+        baseline=baseline,
     )
+
+
+def _implementation(baseline: Baseline) -> str:
+    ours = baseline.family in {"plain", "lit", "efficientvit"}
+    return "reference module of this project" if ours else "implementation of transformers"
 
 
 def _from_bundle(label: str, bundle: Bundle, name: str, settings: Settings) -> Subject:
@@ -221,15 +264,22 @@ class _TorchSubject(Subject):
     attention: str
     published: Published | None = None
     notes: tuple[str, ...] = ()
+    baseline: Baseline | None = None
 
     def measure(self) -> ModelReport:
         with profile_extra("count multiply-adds"):
             import torch
 
-            from profiles.tracing import parameters_by_part, trace
+            from profiles.parts import SPLITS
+            from profiles.tracing import parameters_by_place, trace
+        split = SPLITS[self.family]
         height, width = self.config.image_size
-        traced = trace(self.model, torch.zeros(1, 3, height, width), self.family)
-        parameters = parameters_by_part(self.model, self.family)
+        generator = torch.Generator().manual_seed(0)  # PPT's work depends on the picture
+        image = torch.randn(1, 3, height, width, generator=generator)
+        traced = trace(self.model, image, split)
+        places = parameters_by_place(self.model, split)
+        parameters = _summed_by_part(places)
+        counts = closed_form(self.config)
         return ModelReport(
             label=self.label,
             kind=self.kind,
@@ -242,7 +292,7 @@ class _TorchSubject(Subject):
             counts=Counts(
                 total=traced.total,
                 method="traced",
-                closed_form=total(closed_form(self.config)),
+                closed_form=None if counts is None else total(counts),
                 by_part=_by_part(traced.by_stage),
                 by_stage=_by_stage(traced.by_stage),
                 by_operator=dict(traced.by_operator.most_common()),
@@ -254,7 +304,42 @@ class _TorchSubject(Subject):
                 PublishedCounts(**dataclasses.asdict(self.published)) if self.published else None
             ),
             notes=self.notes,
+            cells=_cells(traced, places),
+            operators=_operators(traced),
+            modules=_modules(traced, self.model),
         )
+
+    def split(self, batch: int, calls: int) -> TimeSplit | None:
+        if self.settings.runtime != "torch":
+            return None  # a compiled graph has no modules left
+        with profile_extra("measure modules"):
+            from profiles.module_times import ModuleTimes
+            from profiles.parts import SPLITS
+            from profiles.runners import torch_threads
+        with torch_threads(self.settings.threads), self.open() as runner:
+            runner.prepare(batch)
+            with ModuleTimes(self.model, self.settings.device) as times:
+                return times.split(runner.call, SPLITS[self.family], batch=batch, calls=calls)
+
+    def growth(self, sizes: Sequence[int]) -> Growth:
+        return grow(sizes, self._counts_at)
+
+    def _counts_at(self, size: int) -> StageCounts:
+        """Multiply-adds for square images of `size` pixels."""
+        if self.baseline is None:
+            return _counts_at(self.config, size)
+        resized = self.baseline.at(size)
+        counts = resized.closed_form()
+        if counts is not None:
+            return counts
+        with profile_extra("count multiply-adds"):
+            import torch
+
+            from profiles.building import build
+            from profiles.parts import SPLITS
+            from profiles.tracing import trace
+        model = build(resized, self.settings.attention)
+        return trace(model, torch.zeros(1, 3, size, size), SPLITS[self.family]).by_stage
 
     def open(self) -> Runner:
         from profiles.runners import TorchRunner
@@ -280,7 +365,7 @@ class _ArtifactSubject(Subject):
 
     def measure(self) -> ModelReport:
         config: LaViTConfig = self.bundle.manifest.config
-        parameters, counts = parameter_count(config), closed_form(config)
+        parameters, counts = parameter_count(config), lavit_counts(config)
         return ModelReport(
             label=self.label,
             kind="artifact",
@@ -308,6 +393,19 @@ class _ArtifactSubject(Subject):
             ),
         )
 
+    def split(self, batch: int, calls: int) -> TimeSplit | None:
+        if self.settings.device != "cpu":
+            return None  # a node profile on a GPU would time the launch of kernels
+        from profiles.node_profiles import artifact_split
+
+        return artifact_split(
+            self.bundle, self.artifact, batch=batch, calls=calls, threads=self.settings.threads
+        )
+
+    def growth(self, sizes: Sequence[int]) -> Growth:
+        config: LaViTConfig = self.bundle.manifest.config
+        return grow(sizes, lambda size: _counts_at(config, size))
+
     def open(self) -> Runner:
         from profiles.runners import ArtifactRunner
 
@@ -317,6 +415,78 @@ class _ArtifactSubject(Subject):
         return ArtifactRunner(self.label, runtime)
 
 
+def _counts_at(config: Architecture, size: int) -> StageCounts:
+    """Multiply-adds of a LaViT for square images of `size` pixels."""
+    try:
+        resized = dataclasses.replace(config, image_size=(size, size))
+    except ConfigError as error:
+        raise UsageError(f"at {size} pixels: {error}") from None
+    counts = closed_form(resized)
+    if counts is None:
+        raise TypeError(f"no closed form for {type(config).__name__}")
+    return counts
+
+
+def _cells(traced: Traced, parameters: Counter[Place]) -> tuple[Cell, ...]:
+    """Every stage and part that has parameters or costs, in the order of the network."""
+    found = sorted({*traced.by_place, *parameters}, key=_cell_order)
+    return tuple(
+        Cell(
+            stage=place.stage,
+            part=place.part,
+            parameters=parameters[place],
+            multiply_adds=amounts["multiply_adds"],
+            activations=amounts["activations"],
+            bytes_moved=amounts["bytes_moved"],
+        )
+        for place, amounts in ((place, traced.by_place.get(place, Counter())) for place in found)
+    )
+
+
+def _cell_order(place: Place) -> tuple[bool, bool, str, int]:
+    known = place.part in PARTS
+    order = PARTS.index(place.part) if known else len(PARTS)
+    return not known, not place.stage.startswith("stage"), place.stage, order
+
+
+def _operators(traced: Traced) -> tuple[OperatorCost, ...]:
+    """Every operator, the one with most multiply-adds first, then by the bytes it moves."""
+    found = [
+        OperatorCost(
+            operator=operator,
+            calls=amounts["calls"],
+            multiply_adds=amounts["multiply_adds"],
+            activations=amounts["activations"],
+            elements=amounts["elements"],
+            bytes_moved=amounts["bytes_moved"],
+        )
+        for operator, amounts in traced.by_operator_and_measure.items()
+    ]
+    return tuple(sorted(found, key=lambda one: (-one.multiply_adds, -one.bytes_moved)))
+
+
+def _modules(traced: Traced, model: nn.Module) -> tuple[ModuleCost, ...]:
+    """Every module that ran, in the order of the model."""
+    return tuple(
+        ModuleCost(
+            module=name,
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            multiply_adds=traced.by_module[name]["multiply_adds"],
+            activations=traced.by_module[name]["activations"],
+            bytes_moved=traced.by_module[name]["bytes_moved"],
+        )
+        for name, module in model.named_modules()
+        if traced.by_module.get(name)
+    )
+
+
+def _summed_by_part(parameters: Counter[Place]) -> Counter[str]:
+    count: Counter[str] = Counter()
+    for place, number in parameters.items():
+        count[place.part] += number
+    return count
+
+
 def _in_order(counts: Counter[str]) -> dict[str, int]:
     """Parts in the order of the network, without the empty ones."""
     order = [*PARTS, *sorted(set(counts) - set(PARTS))]
@@ -324,7 +494,10 @@ def _in_order(counts: Counter[str]) -> dict[str, int]:
 
 
 def _by_part(counts: StageCounts) -> dict[str, int]:
-    return _in_order(sum(counts.values(), Counter()))
+    summed: Counter[str] = Counter()
+    for part in counts.values():
+        summed += part
+    return _in_order(summed)
 
 
 def _by_stage(counts: StageCounts) -> dict[str, dict[str, int]]:

@@ -7,7 +7,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from profiles.closed_form import HEAD
+from profiles.cost_tables import cost_tables
+from profiles.difference import Difference
+from profiles.machine import describe
 from profiles.markdown import verdict
+from profiles.records import Peaks
 from profiles.report import ModelReport, Report, Timing
 
 _PART_TITLES = {
@@ -17,24 +21,47 @@ _PART_TITLES = {
     "la_transform": "LA\ntransform",
     "attention_residual": "attention\nresidual",
     "mlp": "MLP",
+    "convolutions": "convo-\nlutions",
+    "token_selection": "token\nselection",
     HEAD: "head",
 }
 _NARROWEST = 130
 """Width for output that is no terminal: at 80 columns most cells would be broken into lines."""
 
 
-def show(console: Console, report: Report, *, stages: bool = False) -> None:
+def show(console: Console, report: Report, *, stages: bool = False, details: bool = False) -> None:
     """Print every table of a report.
 
     Args:
         console: where to.
         report: what was measured.
         stages: also split multiply-adds by stage.
+        details: also show costs by operator and by module.
     """
     for block in _blocks(report, stages=stages):
         console.print(block)
+    for model in report.models:
+        for table in cost_tables(model, details=details):
+            console.print(table)
     for line in _remarks(report):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def show_difference(console: Console, found: Difference) -> None:
+    """Print how two reports differ."""
+    table = _table(
+        "New against old", "model", "what", "verdict", "old", "new", "new / old", "interval",
+        text_columns=3,
+    )  # fmt: skip
+    for one in found.changes:
+        interval = "-" if one.low is None or one.high is None else f"{one.low:.3f} - {one.high:.3f}"
+        ratio = "-" if one.ratio is None else f"{one.ratio:.3f}"
+        table.add_row(escape(one.label), one.what, one.verdict, one.old, one.new, ratio, interval)
+    console.print(table)
+    for line in found.machines:
+        console.print(f"Latencies are not judged. Different {line}.", highlight=False, markup=False)
+    said = "became slower, or is missing" if found.regressed else "nothing became slower"
+    console.print(f"Beyond {found.tolerance:.0%} and the noise: {said}.", highlight=False)
 
 
 def console() -> Console:
@@ -52,6 +79,8 @@ def _blocks(report: Report, *, stages: bool) -> list[RenderableType]:
         blocks.append(_timings(report))
     if report.comparisons:
         blocks.append(_comparisons(report))
+    if report.peaks:
+        blocks.append(_rooflines(report, report.peaks))
     return blocks
 
 
@@ -72,7 +101,7 @@ def _counts(report: Report) -> Table:
     )  # fmt: skip
     for model in report.models:
         counts, published = model.counts, model.published
-        agrees = "equal" if counts.total == counts.closed_form else f"{counts.closed_form:,}"
+        agrees = "equal" if counts.total == counts.closed_form else _number(counts.closed_form)
         table.add_row(
             escape(model.label),
             "x".join(map(str, model.image_size)),
@@ -83,6 +112,10 @@ def _counts(report: Report) -> Table:
             f"{published.gflops:.1f}" if published else "-",
         )
     return table
+
+
+def _number(count: int | None) -> str:
+    return "none" if count is None else f"{count:,}"
 
 
 def _parts(report: Report) -> Table:
@@ -117,7 +150,8 @@ def _timings(report: Report) -> Table:
     where = report.gpu or f"{report.environment.cpu}, {report.threads} threads"
     table = _table(
         f"Latency and throughput: {where}",
-        "model", "runtime", "batch", "images/s", "median\nms", "95 % interval\nms", "p95\nms",
+        "model", "runtime", "batch", "images/s", "median\nms", "95 % interval\nms",
+        "p50\nms", "p90\nms", "p95\nms",
         "p99\nms", "calls", "peak\nMiB", text_columns=2,
     )  # fmt: skip
     for batch in sorted({timing.batch for model in report.models for timing in model.timings}):
@@ -144,6 +178,8 @@ def _timing_cells(timing: Timing) -> tuple[str, ...]:
         f"{timing.images_per_second:.1f}",
         f"{timing.median_ms:.2f}" + ("" if timing.settled else " *"),
         interval,
+        _milliseconds(timing.p50_ms),
+        _milliseconds(timing.p90_ms),
         _milliseconds(timing.p95_ms),
         _milliseconds(timing.p99_ms),
         str(timing.calls),
@@ -173,18 +209,54 @@ def _comparisons(report: Report) -> Table:
     return table
 
 
+def _rooflines(report: Report, peaks: Peaks) -> Table:
+    measured = ", ".join(
+        f"{peak.precision} {peak.multiply_adds_per_second / 1e9:.0f} G/s" for peak in peaks.products
+    )
+    table = _table(
+        f"Roofline: products {measured}, copies {peaks.copy_bytes_per_second / 1e9:.1f} GB/s",
+        "model", "stage", "bound by", "batch", "ms", "multiply-adds\nper byte", "10^9 per\nsecond",
+        "GB/s", "of bound", text_columns=3,
+    )  # fmt: skip
+    for model in report.models:
+        for one in model.roofline:
+            table.add_row(
+                escape(model.label),
+                one.stage,
+                one.limit,
+                str(one.batch),
+                f"{one.milliseconds:.2f}",
+                f"{one.intensity:.2f}",
+                f"{one.multiply_adds_per_second / 1e9:.1f}",
+                f"{one.bytes_per_second / 1e9:.1f}",
+                f"{one.share:.0%}",
+            )
+        table.add_section()
+    return table
+
+
 def _remarks(report: Report) -> list[str]:
     lines = [report.convention]
     lines += [f"{model.label}: {note}." for model in report.models for note in model.notes]
+    lines += _limits(report)
     lines += _uncounted(report)
     if any(not timing.settled for model in report.models for timing in model.timings):
         lines.append("* had not settled when the time for its warm-up was over.")
     if report.method:
         lines.append(f"Timing: {report.method}.")
+        lines.append(f"Machine: {describe(report.before, report.after)}.")
         lines.append(
             f"Load average before the run: {report.load:.2f} on {report.environment.cores} cores."
         )
     return lines
+
+
+def _limits(report: Report) -> list[str]:
+    return [
+        f"{limit.reason}: " + (f"halved to {limit.halved_to}." if limit.halved_to else "left out.")
+        for model in report.models
+        for limit in model.limits
+    ]
 
 
 def _uncounted(report: Report) -> list[str]:

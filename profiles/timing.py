@@ -14,11 +14,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
+from lavit_deploy.errors import InferenceError
 from profiles.statistics import MIN_TURNS, Turns
+
+TorchRuntime = Literal["torch", "torch-compile", "cuda-graph"]
+"""What can run a PyTorch model: eager, compiled, or captured as a CUDA graph."""
 
 TURN_CALLS = 3
 """Timed calls in a turn, after the untimed one."""
@@ -34,6 +38,10 @@ METHOD = (
 _WINDOW = 4
 _SETTLED = 0.05
 _SEED = 0
+
+
+class BatchTooLargeError(InferenceError):
+    """A batch that does not fit into memory; a smaller one may."""
 
 
 class Runner(ABC):
@@ -56,7 +64,8 @@ class Runner(ABC):
         """Run the prepared input once; seconds until its result is there.
 
         Raises:
-            InferenceError: the model cannot run that batch.
+            BatchTooLargeError: it does not fit into memory.
+            InferenceError: the model cannot run that batch for another reason.
         """
 
     def peak_memory(self) -> int | None:
@@ -90,6 +99,9 @@ class TimingPlan:
             turns that an interval needs.
         warmup: fewest untimed calls before the first turn.
         warmup_seconds: stop waiting for a model to settle after this time.
+        memory: on a CPU, bytes that the tensors of a call may take: a batch that would take more
+            is not tried, since a machine that runs out of memory ends processes instead of
+            refusing them.
     """
 
     batches: tuple[int, ...] = (1, 8)
@@ -97,6 +109,7 @@ class TimingPlan:
     seconds: float = 30.0
     warmup: int = 2 * _WINDOW
     warmup_seconds: float = 30.0
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,12 +133,14 @@ class BatchTimings:
         batch: images per call.
         warmups: label -> how it warmed up.
         peak_memory: label -> bytes, None where the runtime does not tell.
+        refused: label -> why the batch did not fit into memory.
         turns: label -> timed calls of every finished turn, seconds.
     """
 
     batch: int
     warmups: dict[str, WarmUp] = field(default_factory=dict)
     peak_memory: dict[str, int | None] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     turns: dict[str, list[list[float]]] = field(default_factory=dict)
 
     def of(self, label: str) -> Turns:
@@ -145,14 +160,14 @@ def time_batch(
 ) -> None:
     """Time all runners in alternation at `result.batch`, adding to `result` as it goes.
 
+    A model for which the batch is too large is left out, and `result.refused` says why.
+
     Raises:
-        InferenceError: a model cannot run the batch.
+        InferenceError: a model cannot run the batch for another reason.
     """
-    for runner in runners:
-        notify(f"batch {result.batch}: warming up {runner.label}", 0.0)
-        runner.prepare(result.batch)
-        result.warmups[runner.label] = warm_up(runner, plan)
-        result.peak_memory[runner.label] = runner.peak_memory()
+    runners = [runner for runner in runners if _ready(runner, plan, result, notify)]
+    if not runners:
+        return
     order = random.Random(_SEED)
     rounds = max(MIN_TURNS, -(-plan.calls // TURN_CALLS))
     budget = plan.seconds * len(runners)
@@ -167,6 +182,35 @@ def time_batch(
             turn = [runner.call() for _ in range(TURN_CALLS)]
             result.turns.setdefault(runner.label, []).append(turn)
     notify(f"batch {result.batch}: done", 1.0)
+
+
+def _ready(runner: Runner, plan: TimingPlan, result: BatchTimings, notify: Notify) -> bool:
+    """Warm a model up at the batch; False where that does not fit into memory."""
+    label, batch = runner.label, result.batch
+    notify(f"batch {batch}: warming up {label}", 0.0)
+    try:
+        _check_memory(runner, batch, plan.memory)
+        runner.prepare(batch)
+        result.warmups[label] = warm_up(runner, plan)
+        result.peak_memory[label] = runner.peak_memory()
+    except BatchTooLargeError as error:
+        result.refused[label] = str(error)
+        return False
+    return True
+
+
+def _check_memory(runner: Runner, batch: int, limit: int | None) -> None:
+    """Refuse a batch whose tensors would take more than the limit, by what one image takes."""
+    if limit is None or batch == 1:
+        return
+    runner.prepare(1)
+    runner.call()
+    one = runner.peak_memory()
+    if one is not None and one * batch > limit:
+        raise BatchTooLargeError(
+            f"{runner.label}: a batch of {batch} would take about {one * batch / 2**30:.3g} GiB "
+            f"beside the weights, the limit is {limit / 2**30:.3g} GiB"
+        )
 
 
 def warm_up(runner: Runner, plan: TimingPlan) -> WarmUp:

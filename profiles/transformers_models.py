@@ -1,54 +1,58 @@
-"""The baselines as `transformers` builds them: random weights, nothing downloaded."""
+"""Baselines as `transformers` builds them from configurations of this project."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import (
+    CvtConfig,
+    CvtForImageClassification,
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
     PvtConfig,
     PvtForImageClassification,
     PvtV2Config,
     PvtV2ForImageClassification,
+    RegNetConfig,
+    RegNetForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
     SwinConfig,
     SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
 )
 from transformers.models.pvt.modeling_pvt import PvtAttention, PvtEfficientSelfAttention
 from transformers.models.pvt_v2.modeling_pvt_v2 import PvtV2BlockLayer, PvtV2SelfAttention
 
 from lavit_deploy.config import LaViTConfig
 from profiles import closed_form
-from profiles.baselines import Baseline
-
-Attention = Literal["eager", "sdpa"]
-"""`eager` writes the scores to memory; `sdpa` is PyTorch's fused attention."""
-
-_SEED = 0
+from profiles.baselines import Architecture, configs
+from profiles.baselines.base import Attention
 
 
-def build(baseline: Baseline, attention: Attention) -> nn.Module:
-    """The baseline in evaluation mode, float32, with reproducible random weights.
+def build(config: Architecture, attention: Attention) -> nn.Module:
+    """The model of a configuration; `forward` gives an object with `logits` [B, K].
 
-    `forward(images [B, 3, H, W])` gives an object with `logits` [B, K].
+    Args:
+        config: one of the configurations of baselines that transformers has.
+        attention: fused where the model has attention of that kind, or not.
+
+    Raises:
+        TypeError: transformers has no such model.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        return _built(baseline, attention).eval()
+    for kind, make in _MAKERS.items():
+        if isinstance(config, kind):
+            return make(config, attention)
+    raise TypeError(f"transformers has no model for {type(config).__name__}")
 
 
-def _built(baseline: Baseline, attention: Attention) -> nn.Module:
-    config, fused = baseline.config, attention == "sdpa"
-    if isinstance(config, closed_form.SwinConfig):
-        return _swin(config, attention)
-    if isinstance(config, closed_form.PvtV2Config):
-        return _fused_pvt_v2(_pvt_v2(config)) if fused else _pvt_v2(config)
-    return _fused_pvt(_pvt(config)) if fused else _pvt(config)
-
-
-def _pvt(config: LaViTConfig) -> PvtForImageClassification:
-    return PvtForImageClassification(
+def _pvt(config: LaViTConfig, attention: Attention) -> nn.Module:
+    model = PvtForImageClassification(
         PvtConfig(
             image_size=config.image_size[0],
             depths=config.depths,
@@ -61,10 +65,11 @@ def _pvt(config: LaViTConfig) -> PvtForImageClassification:
             num_labels=config.num_classes,
         )
     )
+    return _fused_pvt(model) if attention == "sdpa" else model
 
 
-def _pvt_v2(config: closed_form.PvtV2Config) -> PvtV2ForImageClassification:
-    return PvtV2ForImageClassification(
+def _pvt_v2(config: closed_form.PvtV2Config, attention: Attention) -> nn.Module:
+    model = PvtV2ForImageClassification(
         PvtV2Config(  # type: ignore[call-arg] # num_labels: of every configuration, not listed
             image_size=config.image_size[0],
             depths=config.depths,
@@ -77,6 +82,7 @@ def _pvt_v2(config: closed_form.PvtV2Config) -> PvtV2ForImageClassification:
             num_labels=config.num_classes,
         )
     )
+    return _fused_pvt_v2(model) if attention == "sdpa" else model
 
 
 def _swin(config: closed_form.SwinConfig, attention: Attention) -> nn.Module:
@@ -95,8 +101,84 @@ def _swin(config: closed_form.SwinConfig, attention: Attention) -> nn.Module:
     )
 
 
-# transformers has fused attention for Swin, not for PVT and PVT v2. An eager baseline beside a
-# fused one would be a comparison of implementations.
+def _vit(config: closed_form.ViTConfig, attention: Attention) -> nn.Module:
+    return ViTForImageClassification(
+        ViTConfig(  # type: ignore[call-arg] # num_labels, attn_implementation: likewise
+            image_size=config.image_size[0],
+            hidden_size=config.dim,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            intermediate_size=config.dim * config.mlp_ratio,
+            patch_size=config.patch,
+            num_labels=config.num_classes,
+            attn_implementation=attention,
+        )
+    )
+
+
+def _resnet(config: configs.ResNetConfig, _attention: Attention) -> nn.Module:
+    return ResNetForImageClassification(
+        ResNetConfig(  # type: ignore[call-arg] # num_labels: likewise
+            depths=list(config.depths),
+            hidden_sizes=list(config.dims),
+            layer_type="bottleneck" if config.bottleneck else "basic",
+            num_labels=config.num_classes,
+        )
+    )
+
+
+def _regnet(config: configs.RegNetYConfig, _attention: Attention) -> nn.Module:
+    return RegNetForImageClassification(
+        RegNetConfig(  # type: ignore[call-arg] # num_labels: likewise
+            depths=list(config.depths),
+            hidden_sizes=list(config.dims),
+            groups_width=config.group_width,
+            layer_type="y",
+            num_labels=config.num_classes,
+        )
+    )
+
+
+def _efficientnet(config: configs.EfficientNetConfig, _attention: Attention) -> nn.Module:
+    return EfficientNetForImageClassification(
+        EfficientNetConfig(  # type: ignore[call-arg] # num_labels: likewise
+            image_size=config.image_size[0],
+            width_coefficient=config.width,
+            depth_coefficient=config.depth,
+            hidden_dim=config.head,
+            depthwise_padding=list(config.padded),
+            num_labels=config.num_classes,
+        )
+    )
+
+
+def _cvt(config: configs.CvtConfig, _attention: Attention) -> nn.Module:
+    return CvtForImageClassification(
+        CvtConfig(  # type: ignore[call-arg] # num_labels: likewise
+            depth=list(config.depths),
+            embed_dim=list(config.dims),
+            num_heads=list(config.heads),
+            num_labels=config.num_classes,
+        )
+    )
+
+
+_MAKERS: Mapping[type, Callable[[Any, Attention], nn.Module]] = MappingProxyType(
+    {
+        LaViTConfig: _pvt,
+        closed_form.PvtV2Config: _pvt_v2,
+        closed_form.SwinConfig: _swin,
+        closed_form.ViTConfig: _vit,
+        configs.ResNetConfig: _resnet,
+        configs.RegNetYConfig: _regnet,
+        configs.EfficientNetConfig: _efficientnet,
+        configs.CvtConfig: _cvt,
+    }
+)
+
+
+# transformers has fused attention for Swin and ViT, not for PVT and PVT v2. An eager baseline
+# beside a fused one would be a comparison of implementations.
 
 
 def _fused_pvt(model: PvtForImageClassification) -> nn.Module:

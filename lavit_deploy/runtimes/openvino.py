@@ -22,7 +22,7 @@ COMPUTE_LAYERS = ("FullyConnected", "MatMul", "Convolution", "BrgemmConv")
 """Layers of a compiled graph whose precision decides what it computes in."""
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-_FOUND = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+_FOUND = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 
 
 def import_openvino() -> openvino:

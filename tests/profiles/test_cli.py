@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from lavit_deploy.errors import InferenceError, ProfileError, UsageError
-from profiles import cli
+from profiles import cli, peaks
 from profiles.report import Report, UncountedOperator
 from profiles.runners import TorchRunner
-from profiles.subjects import _TorchSubject
+from profiles.subjects import Settings, _TorchSubject, resolve
 
 QUICK = ["--runs", "3", "--threads", "1"]
 
@@ -17,9 +17,11 @@ QUICK = ["--runs", "3", "--threads", "1"]
 def test_the_command_line_has_these_options():
     found = set(re.findall(r"--[a-z-]+", cli.make_parser().format_usage()))
     assert found == {
-        "--attention", "--batch", "--compare", "--csv", "--device", "--image-size", "--json",
-        "--markdown", "--no-timing", "--plot", "--precision", "--runs", "--runtime", "--seconds",
-        "--stages", "--strict", "--threads", "--version", "--warmup", "--warmup-seconds",
+        "--attention", "--batch", "--compare", "--csv", "--details", "--device", "--diff",
+        "--growth", "--html", "--image-size", "--json", "--markdown", "--max-batch",
+        "--memory-limit", "--no-timing", "--plot", "--precision", "--roofline", "--runs",
+        "--runtime", "--seconds", "--split", "--stages", "--strict", "--threads", "--tolerance",
+        "--version", "--warmup", "--warmup-seconds",
     }  # fmt: skip
 
 
@@ -80,8 +82,13 @@ def test_counting_alone_times_nothing(capsys):
         (["lavit_micro", "lavit_micro"], "twice"),
         (["lavit_micro", "--compare", "lavit_micro", "lavit_t"], "lavit_t"),
         (["lavit_micro", "--no-timing", "--plot", "x.png"], "--no-timing"),
+        (["lavit_micro", "--no-timing", "--split"], "--no-timing"),
+        (["lavit_micro", "--no-timing", "--growth", "64"], "at least two"),
         (["lavit_micro", "--plot", "x.jpeg"], "must end in"),
         (["lavit_micro", "--json", "/"], "is a folder"),
+        ([], "no MODEL"),
+        (["lavit_micro", "--roofline"], "add --split"),
+        (["lavit_micro@cuda-graph"], "--device cuda"),
     ],
 )
 def test_contradictions_are_found_before_anything_is_built(arguments, message, monkeypatch):
@@ -224,3 +231,56 @@ def test_settings_reach_the_models(monkeypatch):
         "attention": "eager",
         "image_size": 256,
     }
+
+
+def test_time_is_split_and_growth_counted_when_asked_for(tiny_bundle, tmp_path, capsys):
+    file = tmp_path / "report.json"
+    models = ["lavit_micro", str(tiny_bundle.path)]
+    options = ["--batch", "1", *QUICK, "--split", "--growth", "64", "96", "--details"]
+    assert cli.main([*models, *options, "--json", str(file)]) == 0
+    report = Report.model_validate_json(file.read_text())
+    assert [split.batch for model in report.models for split in model.time_splits] == [1, 1]
+    assert [model.growth.sizes for model in report.models] == [(64, 96)] * 2
+    shown = capsys.readouterr().out
+    for words in ("not attributed", "grows with", "aten::linear", "stages.0.patch_embed"):
+        assert words in shown
+
+
+@pytest.fixture
+def quick_peaks(monkeypatch):
+    """Peaks of tiny matrices: the real ones take seconds."""
+    monkeypatch.setattr(peaks, "_SIZES", {"cpu": (32,)})
+    monkeypatch.setattr(peaks, "_COPIED", {"cpu": 1 << 16})
+
+
+def test_a_roofline_a_curve_and_the_page_come_from_one_run(quick_peaks, tmp_path, capsys):
+    file, page, text = (tmp_path / f"report.{end}" for end in ("json", "html", "md"))
+    options = ["--batch", "1", "--max-batch", "4", "--split", "--roofline"]
+    files = ["--json", str(file), "--html", str(page), "--markdown", str(text)]
+    assert cli.main(["lavit_micro", *options, *QUICK, *files]) == 0
+    report = Report.model_validate_json(file.read_text())
+    (model,) = report.models
+    assert [timing.batch for timing in model.timings] == [1, 2, 4]
+    assert [split.batch for split in model.time_splits] == [1]  # the curve's are not split
+    assert [point.stage for point in model.roofline] == [
+        *(f"stage {n}" for n in range(1, 5)),
+        "head",
+    ]
+    assert "Roofline" in page.read_text()
+    assert "## Roofline" in text.read_text()
+    assert "Roofline" in capsys.readouterr().out
+
+
+def test_a_runtime_behind_a_name_applies_to_that_model_alone():
+    settings = Settings(threads=1)
+    compiled = resolve("lavit_micro@torch-compile", settings)
+    assert (compiled.label, compiled.measure().runtime) == (
+        "lavit_micro@torch-compile",
+        "torch-compile",
+    )
+    assert resolve("lavit_micro", settings).measure().runtime == "torch"
+
+
+def test_a_bundles_artifact_takes_no_other_runtime(tiny_bundle):
+    with pytest.raises(UsageError, match="runtime of its own"):
+        resolve(f"{tiny_bundle.path}@torch-compile", Settings())

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lavit_deploy.errors import ProfileError
+from profiles.parts import SPLITS
 from profiles.tracing import trace
 
 sizes = st.integers(1, 5)
@@ -27,7 +28,7 @@ class Function(nn.Module):
 
 
 def counted(function, *shape):
-    return trace(Function(function), torch.zeros(shape), "lavit")
+    return trace(Function(function), torch.zeros(shape), SPLITS["lavit"])
 
 
 @settings(max_examples=25, deadline=None)
@@ -86,20 +87,24 @@ def test_a_convolution_counts_a_filter_for_every_output(
     convolution = nn.Conv2d(
         groups * inputs, groups * outputs, kernel, stride, padding=1, groups=groups
     )
-    found = trace(convolution, torch.zeros(1, groups * inputs, side, side), "lavit")
+    found = trace(convolution, torch.zeros(1, groups * inputs, side, side), SPLITS["lavit"])
     out = (side + 2 - kernel) // stride + 1
     assert found.total == groups * outputs * out**2 * inputs * kernel**2
 
 
 def test_padding_by_name_is_counted_like_padding_by_number():
     image = torch.zeros(1, 3, 9, 9)
-    named = trace(nn.Conv2d(3, 4, 3, padding="same"), image, "lavit")
+    named = trace(nn.Conv2d(3, 4, 3, padding="same"), image, SPLITS["lavit"])
     assert "_convolution_mode" in named.by_operator
-    assert named.total == trace(nn.Conv2d(3, 4, 3, padding=1), image, "lavit").total == 4 * 81 * 27
+    assert (
+        named.total
+        == trace(nn.Conv2d(3, 4, 3, padding=1), image, SPLITS["lavit"]).total
+        == 4 * 81 * 27
+    )
 
 
 def test_a_transposed_convolution_counts_a_filter_for_every_input():
-    found = trace(nn.ConvTranspose2d(3, 4, 2, stride=2), torch.zeros(1, 3, 5, 5), "lavit")
+    found = trace(nn.ConvTranspose2d(3, 4, 2, stride=2), torch.zeros(1, 3, 5, 5), SPLITS["lavit"])
     assert found.total == 3 * 25 * 4 * 4
 
 
@@ -120,3 +125,50 @@ def test_fused_attention_counts_what_the_eager_form_does(
 def test_an_einsum_without_a_rule_is_refused_not_guessed():
     with pytest.raises(ProfileError, match="only two operands"):
         counted(lambda x: torch.einsum("ab,bc,cd->ad", x, x, x), 3, 3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(batch=sizes, heads=sizes, queries=sizes, keys=sizes, width=sizes)
+def test_the_less_attention_operator_counts_what_its_parts_do(batch, heads, queries, keys, width):
+    kernels = pytest.importorskip("lavit_deploy.kernels.less_attention")
+    along_queries, along_keys = torch.zeros(queries, queries), torch.zeros(keys, keys)
+    constant, values = torch.zeros(queries, keys), torch.zeros(batch, heads, keys, width)
+
+    def fused(scores):
+        return kernels.less_attention(scores, along_queries, along_keys, constant, values)
+
+    def eager(scores):
+        moved = along_queries @ scores @ along_keys.T + constant
+        return moved.softmax(-1) @ values
+
+    shape = (batch, heads, queries, keys)
+    found, expected = counted(fused, *shape), counted(eager, *shape)
+    assert found.total == expected.total
+    assert "less_attention" in found.by_operator
+    parts = {place.part: amounts["multiply_adds"] for place, amounts in found.by_place.items()}
+    maps = math.prod(shape)
+    assert parts["la_transform"] == maps * (queries + keys)
+    assert parts["attention_scores_values"] == maps * width
+
+
+def test_bytes_are_those_of_everything_read_and_written():
+    found = counted(lambda x: F.linear(x, torch.zeros(6, 3), torch.zeros(6)), 2, 4, 3)
+    read_and_written = 2 * 4 * 3 + (6 * 3 + 6) + 2 * 4 * 6
+    assert found.by_operator_and_measure["aten::linear"]["bytes_moved"] == 4 * read_and_written
+
+
+def test_bytes_of_a_list_are_those_of_its_tensors():
+    found = counted(lambda x: torch.cat((x, x, x.double().float()), dim=0), 2, 5)
+    assert found.by_operator_and_measure["aten::cat"]["bytes_moved"] == 4 * (3 * 10 + 30)
+
+
+def test_a_change_of_view_costs_nothing():
+    found = counted(lambda x: x.transpose(0, 1).unsqueeze(0).expand_as(torch.zeros(3, 5, 2)), 2, 5)
+    assert found.by_module[""]["bytes_moved"] == 0
+
+
+def test_activations_are_what_products_write_and_elements_what_all_do():
+    found = counted(lambda x: F.gelu(F.linear(x, torch.zeros(6, 3))), 4, 3)
+    amounts = found.by_module[""]
+    assert amounts["activations"] == 4 * 6
+    assert amounts["elements"] == 2 * 4 * 6

@@ -111,15 +111,16 @@ def test_a_preset_refuses_a_size_that_its_stages_do_not_divide():
 
 
 @pytest.mark.parametrize(
-    ("text", "package", "module"),
+    ("text", "package", "modules"),
     [
-        ("pvt_tiny", "transformers", "profiles.transformers_models"),
-        ("lavit_micro", "torch", "lavit_deploy.model"),
+        ("pvt_tiny", "transformers", ("profiles.building", "profiles.transformers_models")),
+        ("lavit_micro", "torch", ("lavit_deploy.model",)),
     ],
 )
-def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch, text, package, module):
+def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch, text, package, modules):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, module, raising=False)
+    for module in modules:
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(MissingDependencyError, match=r'pip install "lavit-deploy\[profile\]"'):
         resolve(text, HERE)
 
@@ -138,3 +139,53 @@ def test_a_missing_fvcore_names_the_extra_too(monkeypatch):
 def test_other_missing_modules_are_faults_of_the_program():
     with pytest.raises(ModuleNotFoundError, match="no_such_module"), profile_extra("try"):
         import no_such_module  # noqa: F401 - it does not exist
+
+
+def test_costs_come_by_stage_and_part_by_operator_and_by_module():
+    report = resolve("lavit_micro", HERE).measure()
+    assert sum(cell.multiply_adds for cell in report.cells) == report.counts.total
+    assert sum(cell.parameters for cell in report.cells) == report.parameters
+    assert sum(one.multiply_adds for one in report.operators) == report.counts.total
+    whole = report.modules[0]
+    assert (whole.module, whole.multiply_adds) == ("", report.counts.total)
+    assert whole.bytes_moved == sum(cell.bytes_moved for cell in report.cells)
+
+
+def test_time_of_an_eager_model_is_split_over_the_cells_of_its_costs():
+    subject = resolve("lavit_micro", HERE)
+    split = subject.split(batch=2, calls=3)
+    assert (split.batch, split.calls) == (2, 3)
+    costly = {(cell.stage, cell.part) for cell in subject.measure().cells if cell.multiply_adds}
+    assert {(cell.stage, cell.part) for cell in split.cells} == costly
+    assert 0 <= split.unattributed_share < 1
+
+
+def test_a_compiled_model_has_no_modules_to_split_by():
+    assert resolve("lavit_micro", Settings(runtime="torch-compile")).split(1, 1) is None
+
+
+@pytest.mark.parametrize("name", ["lavit_micro", "swin_tiny", "deit_tiny"])
+def test_growth_is_that_of_the_closed_form(name):
+    growth = resolve(name, HERE).growth((448, 224))
+    assert growth.sizes == (224, 448)
+    columns = zip(*(part.multiply_adds for part in growth.parts), strict=True)
+    assert tuple(sum(column) for column in columns) == growth.total
+    assert growth.total[1] > 3.9 * growth.total[0]
+
+
+def test_growth_of_a_model_without_closed_form_is_traced():
+    growth = resolve("resnet_18", HERE).growth((64, 128))
+    assert {part.part: part.exponent for part in growth.parts} == pytest.approx(
+        {"patch_embed": 1.0, "convolutions": 1.0, "head": 0.0}
+    )
+
+
+def test_growth_of_an_artifact_is_that_of_its_architecture(tiny_bundle, tiny_checkpoint_file):
+    sizes = (32, 64, 96)
+    artifact = resolve(str(tiny_bundle.path), HERE).growth(sizes)
+    assert artifact == resolve(str(tiny_checkpoint_file), HERE).growth(sizes)
+
+
+def test_growth_to_a_size_that_does_not_exist_names_it():
+    with pytest.raises(UsageError, match="100 pixels"):
+        resolve("lavit_micro", HERE).growth((64, 100))

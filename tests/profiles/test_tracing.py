@@ -7,6 +7,8 @@ from lavit_deploy.counting import multiply_adds, parameter_count
 from lavit_deploy.model import LaViT
 from profiles.baselines import closed_form
 from profiles.closed_form import total
+from profiles.parts import SPLITS
+from profiles.split import NOWHERE
 from profiles.tracing import parameters_by_part, trace
 
 PRESET_SIZES = [
@@ -28,7 +30,7 @@ def without_zeros(counts):
 def test_lavit_traced_is_lavit_by_closed_form_in_every_stage_and_part(name, size):
     config = preset(name, image_size=size)
     model = LaViT(config).eval()
-    traced = trace(model, torch.zeros(1, 3, size, size), "lavit")
+    traced = trace(model, torch.zeros(1, 3, size, size), SPLITS["lavit"])
     assert without_zeros(traced.by_stage) == without_zeros(closed_form(config))
     assert traced.total == total(closed_form(config)) == multiply_adds(config).total()
 
@@ -38,26 +40,49 @@ def test_variants_of_lavit_agree_too(tiny_model, changes):
     import dataclasses
 
     config = dataclasses.replace(tiny_model.config, **changes)
-    traced = trace(LaViT(config).eval(), torch.zeros(1, 3, 32, 32), "lavit")
+    traced = trace(LaViT(config).eval(), torch.zeros(1, 3, 32, 32), SPLITS["lavit"])
     assert without_zeros(traced.by_stage) == without_zeros(closed_form(config))
 
 
 @pytest.mark.parametrize("name", ["lavit_micro", "lavit_s"])
 def test_parameters_by_part_are_those_of_the_closed_form(name):
     config = preset(name)
-    assert parameters_by_part(LaViT(config), "lavit") == +parameter_count(config)
+    assert parameters_by_part(LaViT(config), SPLITS["lavit"]) == +parameter_count(config)
 
 
 def test_every_operator_of_lavit_that_is_not_counted_has_a_reason(tiny_model):
-    traced = trace(tiny_model, torch.zeros(1, 3, 32, 32), "lavit")
+    traced = trace(tiny_model, torch.zeros(1, 3, 32, 32), SPLITS["lavit"])
     assert {one.operator for one in traced.uncounted} >= {"aten::softmax", "aten::gelu"}
     assert all(one.reason for one in traced.uncounted)
 
 
 def test_elements_of_uncounted_operators_are_counted():
     model = nn.Sequential(nn.GELU(), nn.GELU())
-    (gelu,) = trace(model, torch.zeros(1, 3, 5, 7), "lavit").uncounted
+    (gelu,) = trace(model, torch.zeros(1, 3, 5, 7), SPLITS["lavit"]).uncounted
     assert (gelu.operator, gelu.calls, gelu.elements) == ("aten::gelu", 2, 2 * 3 * 5 * 7)
+
+
+def test_costs_by_place_and_by_operator_add_up_to_those_of_the_model(tiny_model):
+    traced = trace(tiny_model, torch.zeros(1, 3, 32, 32), SPLITS["lavit"])
+    whole = traced.by_module[""]
+    for measure in ("calls", "multiply_adds", "activations", "elements", "bytes_moved"):
+        assert whole[measure] > 0
+        for parts in (traced.by_place, traced.by_operator_and_measure):
+            assert sum(amounts[measure] for amounts in parts.values()) == whole[measure]
+
+
+def test_only_residual_sums_and_copies_belong_to_no_part(tiny_model):
+    traced = trace(tiny_model, torch.zeros(1, 3, 32, 32), SPLITS["lavit"])
+    assert traced.by_place[NOWHERE]["multiply_adds"] == 0
+    assert traced.by_place[NOWHERE]["calls"] > 0
+
+
+def test_a_module_contains_the_modules_within_it(tiny_model):
+    traced = trace(tiny_model, torch.zeros(1, 3, 32, 32), SPLITS["lavit"])
+    mlp = traced.by_module["stages.0.blocks.0.mlp"]
+    inner = [traced.by_module[f"stages.0.blocks.0.mlp.{name}"] for name in ("fc1", "act", "fc2")]
+    assert mlp["bytes_moved"] == sum(one["bytes_moved"] for one in inner)
+    assert mlp["multiply_adds"] == inner[0]["multiply_adds"] + inner[2]["multiply_adds"]
 
 
 class HiddenProduct(torch.autograd.Function):
@@ -86,19 +111,19 @@ class Distances(nn.Module):
     ("model", "operator"), [(Opaque(), "HiddenProduct"), (Distances(), "aten::cdist")]
 )
 def test_an_operator_that_may_hide_a_product_is_listed_first_and_without_a_reason(model, operator):
-    first = trace(model, torch.zeros(1, 3, 4, 4), "lavit").uncounted[0]
+    first = trace(model, torch.zeros(1, 3, 4, 4), SPLITS["lavit"]).uncounted[0]
     assert operator in first.operator
     assert first.reason is None
 
 
 def test_tracing_leaves_the_model_as_it_was():
     from profiles.baselines import BASELINES
-    from profiles.transformers_models import build
+    from profiles.building import build
 
     model = build(BASELINES["swin_tiny"], "sdpa")
     layers = [module for module in model.modules() if hasattr(module, "shift_size")]
     before = [(layer.window_size, layer.shift_size) for layer in layers]
-    trace(model, torch.zeros(1, 3, 224, 224), "swin")
+    trace(model, torch.zeros(1, 3, 224, 224), SPLITS["swin"])
     after = [(layer.window_size, layer.shift_size) for layer in layers]
     assert after == before
     assert {type(number) for pair in after for number in pair} == {int}

@@ -1,0 +1,51 @@
+"""Classify a picture with ExecuTorch, NumPy and Pillow alone.
+
+python classify_executorch.py model.fp32.pte picture.jpg
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from executorch.runtime import Runtime
+from PIL import Image
+
+
+def prepared(picture: Path, about: dict) -> np.ndarray:
+    """The picture as uint8 [1, H, W, 3]: shorter side resized, centre cropped."""
+    wanted = about["preprocess"]
+    image = Image.open(picture).convert("RGB")
+    scale = wanted["resize"] / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(size, Image.Resampling[wanted["interpolation"].upper()])
+    height, width = wanted["crop"]
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image, dtype=np.uint8)[None]
+
+
+def described(file: Path) -> dict:
+    """Labels and preprocessing, from the JSON beside the file."""
+    return json.loads(Path(f"{file}.json").read_text(encoding="utf-8"))
+
+
+def run(file: Path, image: np.ndarray) -> np.ndarray:
+    """Logits of a uint8 picture [1, H, W, 3]."""
+    method = Runtime.get().load_program(file).load_method("forward")
+    return method.execute([torch.from_numpy(image.copy())])[0].numpy()
+
+
+def main(file: Path, picture: Path) -> None:
+    """Print the three most likely classes."""
+    about = described(file)
+    logits = run(file, prepared(picture, about)).reshape(-1)
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    for index in np.argsort(-shares)[:3]:
+        print(f"{shares[index]:6.1%}  {about['classes'][index]}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

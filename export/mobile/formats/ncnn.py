@@ -1,0 +1,101 @@
+"""ncnn: a text file of layers (`.param`) and their weights (`.bin`), written by pnnx."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Classify = Callable[[np.ndarray], np.ndarray]
+
+
+def imports() -> None:
+    """Load the packages that `load` needs."""
+    import ncnn  # noqa: F401 - loaded for its cost alone
+
+
+def convert(
+    program: Path,
+    out: Path,
+    precision: str,
+    _calibration: np.ndarray | None,
+    _about: dict[str, Any],
+) -> dict[str, Any]:
+    """Write one `.param`, and its `.bin` beside it.
+
+    Args:
+        program: a saved `torch.export` program that takes float32 [1, 3, H, W].
+        out: the `.param` to write.
+        precision: "fp32" or "fp16" (weights).
+        _calibration: not used.
+        _about: the format has no place for it.
+
+    Returns:
+        The version.
+
+    Raises:
+        RuntimeError: pnnx wrote nothing; its own exit status says nothing about that.
+    """
+    import pnnx
+    import torch
+
+    loaded = torch.export.load(program)
+    example = loaded.example_inputs[0][0]
+    with tempfile.TemporaryDirectory() as scratch:
+        script = Path(scratch) / "model.pt"
+        with torch.no_grad():
+            trace: Any = torch.jit.trace
+            trace(loaded.module(), example, check_trace=False).save(str(script))
+        shape = ",".join(str(size) for size in example.shape)
+        half = int(precision == "fp16")
+        ran = subprocess.run(  # noqa: S603 - the package's own program on our own file
+            [pnnx.EXEC_PATH, script.name, f"inputshape=[{shape}]", f"fp16={half}"],
+            cwd=scratch,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        param = Path(scratch) / "model.ncnn.param"
+        if not param.is_file():
+            raise RuntimeError(f"pnnx wrote no file: {(ran.stderr or ran.stdout)[-300:]}")
+        out.write_bytes(param.read_bytes())
+        out.with_suffix(".bin").write_bytes(param.with_suffix(".bin").read_bytes())
+    return {"version": version("ncnn"), "format": f"ncnn, pnnx {version('pnnx')}", "left": {}}
+
+
+def load(file: Path) -> Classify:
+    """A function of uint8 [1, H, W, 3] that gives logits [1, K].
+
+    Weights may be float16 in the file, arithmetic is float32: left alone, ncnn computes in
+    bfloat16 or float16 wherever the processor can, and the cosine of the logits fell to 0.982.
+
+    Raises:
+        ValueError: ncnn cannot load the file.
+    """
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = len(os.sched_getaffinity(0))
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    net.opt.use_bf16_storage = False
+    if net.load_param(str(file)) or net.load_model(str(file.with_suffix(".bin"))):
+        raise ValueError(f"ncnn cannot load {file.name}")
+
+    def classify(image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[1:3]
+        pixels = np.ascontiguousarray(image[0])
+        mat = ncnn.Mat.from_pixels(pixels, ncnn.Mat.PixelType.PIXEL_RGB, width, height)
+        with net.create_extractor() as extractor:
+            extractor.input("in0", mat)
+            status, logits = extractor.extract("out0")
+            if status:
+                raise ValueError(f"ncnn failed with status {status}")
+            return np.array(logits).reshape(1, -1)  # [K] -> [1, K]
+
+    return classify

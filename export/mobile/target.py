@@ -1,0 +1,276 @@
+"""Files of one mobile format: converted, run and timed in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from export.mobile.interpreters import Tools, find_tools, variable
+from export.mobile.model import mobile_form, write_program
+from export.mobile.sidecar import as_json, sidecar
+from export.request import Request
+from export.targets.base import Planned, Progress, Step, Target
+from export.workbench import Workbench
+from lavit_deploy.environment import available_cores
+from lavit_deploy.errors import MissingDependencyError
+from lavit_deploy.files import sha256_of, write_text
+from lavit_deploy.manifest import (
+    Artifact,
+    BatchRange,
+    ExtraFile,
+    Footprint,
+    MobileRuntime,
+    Parity,
+    Precision,
+    Timing,
+)
+from lavit_deploy.parity import compare
+from lavit_deploy.preprocess import Pixels
+
+Source = Literal["onnx", "uint8", "planar"]
+"""What a format is converted from: the bundle's ONNX graph, or a program that takes uint8
+[1, H, W, 3] or float32 [1, 3, H, W]."""
+
+_ONE = BatchRange(minimum=1, optimum=1, maximum=1)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One file of a format.
+
+    Attributes:
+        name: of the artifact, such as "litert-fp16".
+        suffix: what follows "model." in the file's name.
+        precision: what it holds.
+        why: a phrase for the plan.
+    """
+
+    name: str
+    suffix: str
+    precision: Precision
+    why: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """A mobile format.
+
+    Attributes:
+        name: as in the manifest.
+        source: what it is converted from.
+        variants: what can be built.
+        modules: the modules that its conversion and its runtime need.
+        requirement: what `pip install` brings them.
+        method: how parity is found, for the manifest.
+    """
+
+    name: MobileRuntime
+    source: Source
+    variants: tuple[Variant, ...]
+    modules: tuple[str, ...]
+    requirement: str
+    method: str = "run"
+
+
+def plan_format(form: Format, request: Request, calibration: Pixels | None = None) -> Planned:
+    """Plan a format that was asked for; int8 only where there are pictures to calibrate on.
+
+    Raises:
+        MissingDependencyError: it is asked for by name and its packages are not there.
+    """
+    named = form.name in request.targets
+    if not named and not request.mobile:
+        return Planned(())
+    tools = find_tools(form.name, form.modules)
+    if tools is None:
+        if named:
+            raise MissingDependencyError(
+                " or ".join(form.modules), extra=form.name, purpose=f"build {form.name} files"
+            )
+        why = f"not installed: pip install {form.requirement} (or name a Python that has it in "
+        return Planned((Step(form.name, "skip", f"{why}{variable(form.name)})"),))
+    able = [item for item in form.variants if item.precision != "int8" or calibration is not None]
+    steps = [
+        Step(item.name, "build" if item in able else "skip", item.why)
+        if item in able
+        else Step(
+            item.name, "skip", "static int8 does not keep the predictions yet; see docs/mobile.md"
+        )
+        for item in form.variants
+    ]
+    names = frozenset() if named else frozenset(item.name for item in able)
+    return Planned(tuple(steps), MobileTarget(form, tuple(able), tools, calibration), names)
+
+
+@dataclass(frozen=True)
+class MobileTarget(Target):
+    """The files of one format.
+
+    Attributes:
+        form: the format.
+        variants: which to build.
+        tools: the Python that has its packages.
+        calibration: pictures [B, H, W, 3] for int8, None without.
+    """
+
+    form: Format
+    variants: tuple[Variant, ...]
+    tools: Tools
+    calibration: Pixels | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(item.name for item in self.variants)
+
+    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
+        with tempfile.TemporaryDirectory() as scratch:
+            job = _Job(self, bench, folder, Path(scratch))
+            for variant in self.variants:
+                progress(variant.name)
+                yield job.artifact(variant)
+
+
+@dataclass(frozen=True)
+class _Job:
+    target: MobileTarget
+    bench: Workbench
+    folder: Path
+    scratch: Path
+
+    @cached_property
+    def source(self) -> Path:
+        """What is converted, written when first asked for."""
+        source = self.target.form.source
+        if source == "onnx":
+            return self.bench.graph("fp32", self.folder).file
+        model = mobile_form(self.bench.model, self.bench.checkpoint.preprocess)
+        path = self.scratch / f"{source}.pt2"
+        write_program(model, path, planar=source == "planar")
+        return path
+
+    @cached_property
+    def pictures(self) -> Path:
+        path = self.scratch / "pictures.npy"
+        np.save(path, self.bench.pictures.images)
+        return path
+
+    def artifact(self, variant: Variant) -> Artifact:
+        form = self.target.form
+        out = self.folder / f"model.{variant.suffix}"
+        about = sidecar(self.bench.checkpoint, form.name, out.name)
+        start = time.perf_counter()
+        made = self._convert(variant, out, about)
+        seconds = time.perf_counter() - start
+        note = self.folder / f"{out.name}.json"
+        write_text(note, as_json(about))
+        parity = self._parity(variant, out)
+        timings, footprint = self._measure(out)
+        files = [*_files(out), note]
+        return Artifact(
+            name=variant.name,
+            file=_name(files[0], self.folder),
+            sha256=sha256_of(files[0]),
+            size_bytes=files[0].stat().st_size,
+            extra_files=tuple(_extra(item, self.folder) for item in files[1:]),
+            runtime=form.name,
+            runtime_version=made["version"],
+            format_version=made["format"],
+            precision_requested=variant.precision,
+            precision_found=variant.precision,
+            folded=form.source != "onnx" or self.bench.folded is not None,
+            compute_types={},
+            batch=_ONE,
+            devices=("cpu",),
+            device="cpu",
+            build_seconds=round(seconds, 2),
+            parity=parity,
+            timings=timings,
+            footprint=footprint,
+            left_operators=made["left"],
+        )
+
+    def _convert(self, variant: Variant, out: Path, about: dict[str, Any]) -> dict[str, Any]:
+        calibration = self.scratch / "calibration.npy"
+        if variant.precision == "int8" and self.target.calibration is not None:
+            np.save(calibration, self.target.calibration)
+        job, facts = self.scratch / "job.json", self.scratch / "facts.json"
+        wanted = {
+            "program": str(self.source),
+            "out": str(out),
+            "precision": variant.precision,
+            "calibration": str(calibration) if calibration.exists() else None,
+            "about": about,
+        }
+        job.write_text(json.dumps(wanted), encoding="utf-8")
+        self.target.tools.call("convert", str(job), str(facts))
+        return json.loads(facts.read_text(encoding="utf-8"))
+
+    def _parity(self, variant: Variant, out: Path) -> Parity:
+        """Run the file on every picture in its own runtime."""
+        logits = self.scratch / "logits.npy"
+        self.target.tools.call("run", str(out), str(self.pictures), str(logits))
+        return compare(
+            np.load(logits),
+            self.bench.reference,
+            variant.precision,
+            source=self.bench.pictures.source,
+            method=self.target.form.method,
+        )
+
+    def _measure(self, out: Path) -> tuple[tuple[Timing, ...], Footprint | None]:
+        """Latency with one thread and with two, load time and memory; none for a stand-in."""
+        if self.target.form.method != "run":
+            return (), None
+        timings, made = [], {}
+        for threads in sorted({1, min(2, available_cores())}):
+            facts = self.scratch / "measured.json"
+            self.target.tools.call(
+                "measure", str(out), str(self.pictures), str(threads), str(facts)
+            )
+            made = json.loads(facts.read_text(encoding="utf-8"))
+            timings.append(
+                Timing(
+                    batch=1,
+                    median_ms=made["median_ms"],
+                    images_per_second=1e3 / made["median_ms"],
+                    runs=made["runs"],
+                    threads=threads,
+                )
+            )
+        footprint = Footprint(
+            load_seconds=round(made["load_seconds"], 4),
+            batch=1,
+            peak_mib=round(made["peak_mib"], 1),
+            own_mib=round(made["own_mib"], 1),
+        )
+        return tuple(timings), footprint
+
+
+def _files(out: Path) -> Sequence[Path]:
+    """The files of an artifact, the one with the program first."""
+    if out.is_dir():  # an .mlpackage
+        return sorted((item for item in out.rglob("*") if item.is_file()), key=_program_first)
+    weights = out.with_suffix(".bin")
+    return [out, weights] if out.suffix == ".param" else [out]
+
+
+def _program_first(file: Path) -> tuple[bool, str]:
+    return file.suffix != ".mlmodel", str(file)
+
+
+def _name(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
+def _extra(file: Path, folder: Path) -> ExtraFile:
+    return ExtraFile(
+        file=_name(file, folder), sha256=sha256_of(file), size_bytes=file.stat().st_size
+    )

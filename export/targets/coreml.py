@@ -1,0 +1,29 @@
+"""Core ML: `.mlpackage` classifiers for Apple's systems."""
+
+from __future__ import annotations
+
+from export.mobile.target import Format, Variant, plan_format
+from export.request import Request
+from export.targets.base import Planned
+
+COREML = Format(
+    name="coreml",
+    source="planar",
+    variants=(
+        Variant("coreml-fp16", "fp16.mlpackage", "fp16", "what the Neural Engine computes in"),
+        Variant("coreml-int8", "int8.mlpackage", "int8-weights", "int8 weights, fp16 arithmetic"),
+        Variant("coreml-palette6", "p6.mlpackage", "palette6", "64 values for each weight"),
+    ),
+    modules=("coremltools", "torch", "sklearn"),
+    requirement="coremltools==9.0 scikit-learn torch==2.13.0",
+    method="saved program executed in PyTorch, results rounded to fp16; not run on a device",
+)
+
+
+def plan_coreml(request: Request) -> Planned:
+    """Half precision, and two ways to store fewer bits.
+
+    Raises:
+        MissingDependencyError: asked for by name and not installed.
+    """
+    return plan_format(COREML, request)

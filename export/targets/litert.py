@@ -1,0 +1,29 @@
+"""LiteRT (TensorFlow Lite): `.tflite`, for Android and boards."""
+
+from __future__ import annotations
+
+from export.mobile.target import Format, Variant, plan_format
+from export.request import Request
+from export.targets.base import Planned
+from lavit_deploy.preprocess import Pixels
+
+LITERT = Format(
+    name="litert",
+    source="uint8",
+    variants=(
+        Variant("litert-fp32", "fp32.tflite", "fp32", "the exact one"),
+        Variant("litert-fp16", "fp16.tflite", "fp16", "half the size"),
+        Variant("litert-int8", "int8.tflite", "int8", "a quarter of the size, integer products"),
+    ),
+    modules=("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
+    requirement="litert-torch==0.10.0 ai-edge-quantizer==0.10.0 ai-edge-litert==2.3.0",
+)
+
+
+def plan_litert(request: Request, calibration: Pixels | None = None) -> Planned:
+    """Float, half, and int8 where there are pictures to calibrate on.
+
+    Raises:
+        MissingDependencyError: asked for by name and not installed.
+    """
+    return plan_format(LITERT, request, calibration)

@@ -1,0 +1,168 @@
+"""Int8 in OpenVINO: products in int8, and the float rest in float32 or bfloat16."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from export.parity import run_artifact
+from export.quantization.asked import Quantize
+from export.quantization.judging import Judge
+from export.quantization.nncf_int8 import import_nncf, write_int8, write_int8_weights
+from export.quantization.readback import openvino_precision
+from export.quantization.recipe import Recipe, search
+from export.request import Request
+from export.targets.base import Planned, Progress, Step, Target
+from export.workbench import Workbench
+from lavit_deploy.files import sha256_of
+from lavit_deploy.manifest import Artifact, ExtraFile, Precision, Quantization
+from lavit_deploy.runtimes.base import Logits
+from lavit_deploy.runtimes.openvino import OpenVinoRuntime, cpu_precisions, import_openvino
+
+
+@dataclass(frozen=True)
+class OpenVinoInt8Target(Target):
+    """IRs with int8.
+
+    Attributes:
+        quantize: pictures and the allowed loss.
+        rests: precisions of what is not int8, float32 first. One file serves both, so its blocks
+            are chosen for the last one, which loses most.
+    """
+
+    quantize: Quantize
+    rests: tuple[Precision, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (*(_name("int8", rest) for rest in self.rests), "openvino-int8-weights")
+
+    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
+        judge = Judge.of(bench, self.quantize)
+        recipe = self.quantize.recipe(bench, folder)
+        xml = folder / "model.openvino-int8.xml"
+        progress(_name("int8", self.rests[0]))
+        start = time.perf_counter()
+        kept = _quantize(judge, recipe, xml, self.rests[-1])
+        seconds = time.perf_counter() - start
+        for rest in self.rests:
+            if rest != self.rests[0]:
+                progress(_name("int8", rest))
+            logits = _run(judge, xml, rest)
+            about = Quantization(
+                method="nncf",
+                rest=rest,
+                float_blocks=kept,
+                sensitivity=recipe.sensitivity,
+                **judge.record(logits, None),
+            )
+            yield _artifact(judge, xml, logits, about, seconds)
+        progress("openvino-int8-weights")
+        yield _weights(judge, recipe, folder)
+
+
+def plan_openvino_int8(request: Request) -> Planned:
+    """Where int8 is asked for, and OpenVINO and NNCF are installed.
+
+    Raises:
+        MissingDependencyError: OpenVINO is asked for by name, and one of the two is missing.
+    """
+    if request.quantize is None or not request.wants("openvino"):
+        return Planned(())
+    if find_spec("openvino") is None or find_spec("nncf") is None:
+        if request.names("openvino"):
+            import_openvino()
+            import_nncf()
+        why = 'not installed: pip install "lavit-deploy[openvino,int8]"'
+        return Planned((Step("openvino-int8", "skip", why),))
+    target = OpenVinoInt8Target(request.quantize, cpu_precisions())
+    steps = tuple(Step(name, "build", _why(name)) for name in target.labels)
+    extras = frozenset(target.labels)
+    if request.names("openvino"):
+        extras = frozenset({"openvino-int8-weights"})
+    return Planned(steps, target, extras)
+
+
+def _why(name: str) -> str:
+    if name.endswith("weights"):
+        return "a quarter of the size, computes in float32"
+    return "by NNCF, the rest in bfloat16" if name.endswith("bf16") else "by NNCF"
+
+
+def _name(precision: Precision, rest: Precision) -> str:
+    return f"openvino-{precision}" + ("" if rest == "fp32" else f"-{rest}")
+
+
+def _quantize(judge: Judge, recipe: Recipe, xml: Path, rest: Precision) -> tuple[str, ...]:
+    """Write the IR, and give the blocks that stay float in it."""
+    written: list[tuple[str, ...]] = []
+
+    def logits_with(kept: tuple[str, ...]) -> Logits:
+        write_int8(recipe, xml, kept)
+        written.append(kept)
+        return _run(judge, xml, rest)
+
+    kept = search(
+        lambda: recipe.sensitivity, lambda kept: judge.loss(logits_with(kept)), judge.max_drop
+    )
+    if written[-1] != kept:
+        write_int8(recipe, xml, kept)
+    return kept
+
+
+def _weights(judge: Judge, recipe: Recipe, folder: Path) -> Artifact:
+    xml = folder / "model.openvino-int8-weights.xml"
+    start = time.perf_counter()
+    write_int8_weights(recipe, xml)
+    seconds = time.perf_counter() - start
+    logits = _run(judge, xml, "fp32")
+    about = Quantization(method="weights", rest="fp32", **judge.record(logits, None))
+    return _artifact(judge, xml, logits, about, seconds)
+
+
+def _run(judge: Judge, xml: Path, rest: Precision) -> Logits:
+    with _opened(judge, xml, rest) as runtime:
+        return run_artifact(runtime, judge.bench.pictures.images, judge.bench.sizes)
+
+
+def _opened(judge: Judge, xml: Path, rest: Precision) -> OpenVinoRuntime:
+    return OpenVinoRuntime(xml, max_batch=judge.bench.batch.maximum, precision=rest)
+
+
+def _artifact(
+    judge: Judge, xml: Path, logits: Logits, about: Quantization, seconds: float
+) -> Artifact:
+    precision: Precision = "int8-weights" if about.method == "weights" else "int8"
+    with _opened(judge, xml, about.rest) as runtime:
+        types = runtime.compute_types()
+    found = openvino_precision(xml, types)
+    weights = xml.with_suffix(".bin")
+    parity = partial(judge.parity, logits, precision, None)
+    return Artifact(
+        name=_name(precision, about.rest),
+        file=xml.name,
+        sha256=sha256_of(xml),
+        size_bytes=xml.stat().st_size,
+        extra_files=(
+            ExtraFile(
+                file=weights.name, sha256=sha256_of(weights), size_bytes=weights.stat().st_size
+            ),
+        ),
+        runtime="openvino",
+        runtime_version=import_openvino().__version__,
+        format_version="OpenVINO IR 11",
+        precision_requested=precision,
+        precision_found=found,
+        folded=judge.bench.folded is not None,
+        compute_types=dict(types),
+        batch=judge.bench.batch,
+        devices=("cpu",),
+        device="cpu",
+        build_seconds=round(seconds, 2),
+        parity=parity(found=found, about=about),
+        quantization=about,
+    )

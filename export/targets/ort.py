@@ -1,0 +1,27 @@
+"""ONNX Runtime Mobile: `.ort` files for ARM and for x86-64."""
+
+from __future__ import annotations
+
+from export.mobile.target import Format, Variant, plan_format
+from export.request import Request
+from export.targets.base import Planned
+
+ORT = Format(
+    name="ort",
+    source="onnx",
+    variants=(
+        Variant("ort-fp32-arm", "fp32.arm.ort", "fp32", "for phones with ARM processors"),
+        Variant("ort-fp32-amd64", "fp32.amd64.ort", "fp32", "for small x86-64 machines"),
+    ),
+    modules=("onnxruntime",),
+    requirement='"lavit-deploy[serve]"',
+)
+
+
+def plan_ort(request: Request) -> Planned:
+    """Both processors.
+
+    Raises:
+        MissingDependencyError: asked for by name and not installed.
+    """
+    return plan_format(ORT, request)

@@ -1,0 +1,112 @@
+"""AOTInductor packages: a model compiled ahead of time by PyTorch, without its Python code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lavit_deploy.environment import Environment
+from lavit_deploy.errors import BundleError, InferenceError, MissingDependencyError, UsageError
+from lavit_deploy.manifest import Device
+from lavit_deploy.preprocess import Pixels
+from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
+
+_VECTOR_FEATURES = {"AVX512": "avx512f", "AVX2": "avx2"}
+"""Instruction sets in a package's metadata, and as the environment names them."""
+
+
+def import_torch() -> Any:  # noqa: ANN401 - a module has no type of its own
+    """The torch package.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise MissingDependencyError(
+            "torch", extra="aoti", purpose="run AOTInductor packages"
+        ) from None
+    return torch
+
+
+class AotiRuntime(Runtime):
+    """One AOTInductor package (`.pt2`) with input uint8 [B, H, W, 3].
+
+    A package holds machine code, trusted as a program is: open only your own bundles'.
+
+    Args:
+        file: the package.
+        max_batch: largest batch to accept.
+        image_size: height and width of the input.
+        device: where it was compiled for.
+        threads: threads of PyTorch, a setting of the whole process; default: left as it is.
+
+    Raises:
+        BundleError: the file is no package, or was compiled for another processor.
+        MissingDependencyError: torch is not installed.
+        UsageError: there is no CUDA here, and it is asked for.
+    """
+
+    name = "aoti"
+
+    def __init__(
+        self,
+        file: Path,
+        *,
+        max_batch: int,
+        image_size: tuple[int, int],
+        device: Device = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        torch = import_torch()
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("the installed torch finds no CUDA GPU: choose --device cpu")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            self._package = torch._inductor.aoti_load_package(str(file))  # noqa: SLF001 - its documented name
+            metadata = self._package.get_metadata()
+        except Exception as error:  # noqa: BLE001 - its loader raises what its C++ code throws
+            raise BundleError(f"torch {torch.__version__} cannot open {file}: {error}") from None
+        _check_processor(file, metadata, device)
+        self.device = device
+        self.max_batch = max_batch
+        self.input = TensorSpec("uint8", (None, *image_size, 3))
+
+    def _infer(self, images: Pixels) -> Logits:
+        if self._package is None:
+            raise InferenceError("this AOTInductor package is closed")
+        torch = import_torch()
+        try:
+            with torch.inference_mode():
+                given = torch.from_numpy(images).to(self.device)
+                return self._package(given).cpu().numpy()
+        except RuntimeError as error:
+            raise InferenceError(f"the AOTInductor package failed: {error}") from error
+
+    def close(self) -> None:
+        self._package = None
+
+
+def _check_processor(file: Path, metadata: dict[str, str], device: Device) -> None:
+    """Refuse machine code that this processor does not have the instructions for.
+
+    Raises:
+        BundleError: it does not.
+    """
+    built_for = metadata.get("AOTI_DEVICE_KEY", device)
+    if built_for != device:
+        raise BundleError(f"{file} was compiled for {built_for}, not for {device}")
+    if device == "cpu":
+        here = Environment.here().cpu_features
+        missing = [
+            name
+            for name in metadata.get("AOTI_CPU_ISA", "").split()
+            if name in _VECTOR_FEATURES and _VECTOR_FEATURES[name] not in here
+        ]
+        if missing:
+            raise BundleError(
+                f"{file} was compiled for a processor with {', '.join(missing)}, "
+                f"this one has {', '.join(here) or 'none of it'}: export the checkpoint here"
+            )

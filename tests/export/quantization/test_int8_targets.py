@@ -1,0 +1,87 @@
+import importlib.util
+
+import pytest
+
+from export.cli import main
+from lavit_deploy.bundle import Bundle
+from lavit_deploy.choice import Wish, choose
+from lavit_deploy.errors import UsageError
+
+needs_nncf = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("openvino", "nncf")),
+    reason="OpenVINO and NNCF are not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_checkpoint_file, picture_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("int8") / "tiny.bundle"
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--int8", "--calib", str(picture_folder)]
+    # Labels are arbitrary for this model, so accuracy says nothing: the loss may be anything.
+    arguments += ["--max-drop", "100", "--out", str(out), "--batch", "1", "4", "8"]
+    assert main(arguments) in {0, 1}  # 1: of so small a model a class may change
+    return Bundle.open(out)
+
+
+def test_onnx_int8_computes_in_int8(bundle):
+    artifact = bundle.artifact("onnx-int8")
+    assert artifact.precision_found == "int8"
+    assert artifact.compute_types["int8"] > artifact.compute_types.get("int8-weights", 0)
+    assert artifact.quantization.worst_layer
+    assert artifact.parity.cosine > 0.98  # 16 % of error turn a vector by 1 - 0.16^2 / 2 = 0.987
+    assert artifact.quantization.float_operators["LayerNormalization"]
+
+
+def test_weights_alone_are_found_as_such(bundle):
+    assert bundle.artifact("onnx-int8-weights").precision_found == "int8-weights"
+
+
+@needs_nncf
+def test_openvino_int8_computes_in_int8_with_either_rest(bundle):
+    for item in bundle.manifest.artifacts:
+        if item.name.startswith("openvino-int8"):
+            assert item.precision_found == item.precision_requested
+            assert item.parity.cosine > 0.98
+    rests = [
+        item.quantization.rest
+        for item in bundle.manifest.artifacts
+        if item.precision_requested == "int8" and item.runtime == "openvino"
+    ]
+    assert rests[0] == "fp32"
+
+
+def test_the_bundle_holds_the_table_and_the_plot_of_sensitivity(bundle):
+    assert (bundle.path / "int8-sensitivity.png").stat().st_size > 1000
+    table = (bundle.path / "int8-sensitivity.md").read_text()
+    for block in bundle.artifact("onnx-int8").quantization.sensitivity:
+        assert block in table
+
+
+def test_int8_is_chosen_only_where_it_agrees_enough(bundle):
+    chosen = choose(bundle, Wish(agreement=1.0)).artifact
+    assert chosen.parity.top1_agreement == 1.0
+    assert chosen.passed
+
+
+def test_a_loss_above_max_drop_fails_the_artifact_and_float_stays(
+    tiny_checkpoint_file, picture_folder, tmp_path, monkeypatch
+):
+    from export.quantization import judging
+    from export.quantization.accuracy import Loss
+
+    monkeypatch.setattr(judging, "loss", lambda *_: Loss(1.0, 0.9, 0.9))
+    out = tmp_path / "b.bundle"
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--int8", "--calib", str(picture_folder)]
+    assert main([*arguments, "--target", "onnx", "--out", str(out), "--batch", "1", "2", "2"]) == 1
+    made = Bundle.open(out)
+    assert "loses 10.00 points, allowed 0.50" in made.artifact("onnx-int8").parity.reason
+    assert choose(made, Wish()).artifact.name == "onnx-fp32"
+
+
+def test_int8_without_pictures_is_refused(tiny_checkpoint_file, tmp_path):
+    with pytest.raises(UsageError, match="--int8 needs --calib"):
+        main(["--ckpt", str(tiny_checkpoint_file), "--int8", "--out", str(tmp_path / "b")])
+    with pytest.raises(UsageError, match="are for --int8"):
+        main(
+            ["--ckpt", str(tiny_checkpoint_file), "--calib", "digits", "--out", str(tmp_path / "b")]
+        )
