@@ -13,6 +13,7 @@ from export.mobile.table import print_mobile
 from export.pipeline import Job, export_bundle, step_names
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.folding.fold import Folding
+from lavit_deploy.manifest import Artifact
 
 _MIB = 2**20
 
@@ -83,6 +84,13 @@ def _print_step(console: Console, name: str) -> None:
         console.print(f"  ... {name}")
 
 
+def _verdict(item: Artifact) -> str:
+    """What the comparison says; what was not run itself is not said to have passed."""
+    if not item.passed:
+        return "[red]FAILED[/red]"
+    return "[green]passed[/green]" if item.parity.method == "run" else "[yellow]not run[/yellow]"
+
+
 def _change(folding: Folding) -> str:
     """What folding saved, in words."""
     before, after = folding.report.before, folding.report.after
@@ -111,7 +119,7 @@ def print_result(console: Console, job: Job, bundle: Bundle, seconds: float) -> 
             item.name,
             f"{item.total_bytes / _MIB:.1f}",
             item.precision_found,
-            "[green]passed[/green]" if item.passed else "[red]FAILED[/red]",
+            _verdict(item),
             f"{strictest.top1_agreement:.1%}",
             f"{strictest.max_difference:.2g}",
             *(milliseconds.get(size, "-") for size in batches),
