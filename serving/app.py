@@ -66,8 +66,12 @@ def create_app(classifier: Classifier, settings: Settings, metrics: Metrics) -> 
         UploadBudget(settings.max_pending_bytes),
     )
     models = OneModel(classifier)
-    app.include_router(classify_routes(models, uploads, top_k=settings.top_k))
-    for router in protocol_routes(models, uploads, max_files=settings.max_files):
+    app.include_router(
+        classify_routes(models, uploads, top_k=settings.top_k, seconds=settings.request_seconds)
+    )
+    for router in protocol_routes(
+        models, uploads, max_files=settings.max_files, seconds=settings.request_seconds
+    ):
         app.include_router(router)
     app.include_router(operator_routes(classifier, metrics))
     app.include_router(page_routes())

@@ -24,7 +24,8 @@ import numpy.typing as npt
 from lavit_deploy.errors import InferenceError
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime
-from serving.errors import NotReadyError, OverloadedError
+from serving.errors import NotReadyError, OverloadedError, PredictedWaitError
+from serving.pace import Pace
 from serving.worker import Worker
 
 _log = logging.getLogger("serving.batching")
@@ -137,6 +138,7 @@ class Batcher:
         self._dispatcher: asyncio.Task[None] | None = None
         self._failures = 0
         self._closing = False
+        self._pace = Pace()
 
     @property
     def depth(self) -> int:
@@ -147,6 +149,11 @@ class Batcher:
     def taken(self) -> int:
         """Pictures accepted and not yet answered."""
         return self._taken
+
+    def predicted_wait(self, count: int = 1) -> float:
+        """Seconds until `count` more pictures would be answered; 0 before the warm-up."""
+        idle = not self._taken
+        return self._pace.seconds(self._taken + count, self._limits.max_batch, idle=idle)
 
     @property
     def fault(self) -> str | None:
@@ -164,7 +171,11 @@ class Batcher:
             InferenceError: the runtime fails on black pictures.
         """
         for size in sorted({self._limits.min_batch, self._limits.max_batch}):
-            await self._worker.run(self._runtime.infer, self._buffers[0][:size])
+            # Twice: a runtime's first call of a size also prepares for it.
+            for _ in range(2):
+                started = time.perf_counter()
+                await self._worker.run(self._runtime.infer, self._buffers[0][:size])
+                self._pace.measured(size, time.perf_counter() - started)
 
     def start(self) -> None:
         """Begin to take batches; needs a running event loop."""
@@ -172,11 +183,16 @@ class Batcher:
         self._dispatcher.add_done_callback(self._dispatch_ended)
 
     @contextmanager
-    def places(self, count: int) -> Iterator[Places]:
+    def places(self, count: int, deadline: float | None = None) -> Iterator[Places]:
         """Hold room for `count` pictures, from before they are decoded until they are answered.
+
+        Args:
+            count: how many.
+            deadline: when they must be answered, on the event loop's clock; None: whenever.
 
         Raises:
             OverloadedError: there is not that much room.
+            PredictedWaitError: by past batches, they would not be answered before the deadline.
             NotReadyError: not started, stopping, or the batching task is gone.
         """
         if self._dispatcher is None or self._closing or self._dispatcher.done():
@@ -185,6 +201,12 @@ class Batcher:
             raise OverloadedError(
                 f"{self._taken} pictures are waiting and the limit is {self._limits.capacity}: "
                 f"no room for {count} more now"
+            )
+        wait = self.predicted_wait(count)
+        if deadline is not None and asyncio.get_running_loop().time() + wait > deadline:
+            raise PredictedWaitError(
+                f"{self._taken} pictures are waiting: an answer would take {wait * 1e3:.0f} ms, "
+                "longer than the deadline leaves"
             )
         self._taken += count
         self._coming += count
@@ -285,6 +307,7 @@ class Batcher:
             seconds = time.perf_counter() - started
             self._answer(batch, logits, started, seconds)
             self._failures = 0
+            self._pace.observed(len(images), seconds)
             self._on_batch(len(batch), seconds)
         except Exception:  # noqa: BLE001 - whatever a runtime raises costs one batch
             self._failures += 1

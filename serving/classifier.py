@@ -92,6 +92,7 @@ class Classifier:
         self.drained = True
         metrics.watch(
             depth=lambda: self._batcher.depth,
+            predicted_wait=self._batcher.predicted_wait,
             pending=lambda: self._batcher.taken,
             ready=lambda: self.unready_reason is None,
         )
@@ -141,13 +142,14 @@ class Classifier:
         self.model.runtime.close()
 
     async def classify(
-        self, pictures: tuple[Upload, ...], top_k: int
+        self, pictures: tuple[Upload, ...], top_k: int, deadline: float | None = None
     ) -> list[ClassifiedPicture | FailedPicture]:
         """Classify some pictures together.
 
         Args:
             pictures: at least one.
             top_k: classes to answer with, 1..K.
+            deadline: when they must be answered, on the event loop's clock; None: whenever.
 
         Returns:
             One result for each picture, in order; a failed one does not hold the others up.
@@ -155,9 +157,10 @@ class Classifier:
         Raises:
             NotReadyError: warming up or stopping.
             OverloadedError: no room for that many pictures.
+            PredictedWaitError: they would not be answered before the deadline.
         """
         self._check_warm()
-        with self._batcher.places(len(pictures)) as places:
+        with self._batcher.places(len(pictures), deadline) as places:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._classify(index, picture, top_k, places))
@@ -165,8 +168,14 @@ class Classifier:
                 ]
         return [task.result() for task in tasks]
 
-    async def infer(self, pictures: tuple[Upload | Pixels, ...]) -> list[Inferred | LavitError]:
+    async def infer(
+        self, pictures: tuple[Upload | Pixels, ...], deadline: float | None = None
+    ) -> list[Inferred | LavitError]:
         """Logits of some pictures, encoded or as uint8 [H, W, 3] of the model's size.
+
+        Args:
+            pictures: at least one.
+            deadline: when they must be answered, on the event loop's clock; None: whenever.
 
         Returns:
             For each picture in order, its finite logits, or why there are none.
@@ -174,9 +183,10 @@ class Classifier:
         Raises:
             NotReadyError: warming up or stopping.
             OverloadedError: no room for that many pictures.
+            PredictedWaitError: they would not be answered before the deadline.
         """
         self._check_warm()
-        with self._batcher.places(len(pictures)) as places:
+        with self._batcher.places(len(pictures), deadline) as places:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._infer(item, places)) for item in pictures]
         return [task.result() for task in tasks]

@@ -116,6 +116,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="time the decoding of a picture may take",
     )
     limits.add_argument(
+        "--request-seconds",
+        type=float,
+        default=default.request_seconds,
+        help="time for a request without an X-Request-Timeout-Ms of its own",
+    )
+    limits.add_argument(
         "--upload-seconds",
         type=float,
         default=default.upload_seconds,

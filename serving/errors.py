@@ -18,7 +18,9 @@ LavitError
 ├── DecoderCrashError          a decoder died of a picture (an ImageError) HTTP 422
 ├── UnavailableError           cannot answer now; try again later          HTTP 503 + Retry-After
 │   ├── OverloadedError        every place is taken
+│   ├── PredictedWaitError     the wait would be longer than the client's deadline
 │   └── NotReadyError          warming up, stopping or broken
+├── DeadlineError              the client's deadline passed                HTTP 504
 └── UnexpectedError            a fault of the program; details stay in the log   HTTP 500
 """
 
@@ -126,10 +128,20 @@ class OverloadedError(UnavailableError):
     """Every place in the queue, or all memory for uploads, is taken."""
 
 
+class PredictedWaitError(UnavailableError):
+    """The pictures before these would keep the model busy until after the deadline."""
+
+
 class NotReadyError(UnavailableError):
     """The model is warming up, stopping, or broken."""
 
     retry_after = 5
+
+
+class DeadlineError(LavitError):
+    """The deadline passed before the answer was ready."""
+
+    http_status = 504
 
 
 class UnexpectedError(LavitError):

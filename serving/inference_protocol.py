@@ -21,6 +21,7 @@ from serving.answers import (
     TensorMetadata,
 )
 from serving.classifier import Classifier
+from serving.deadlines import DEADLINE_DOC, before, deadline_of
 from serving.disconnecting import unless_gone
 from serving.errors import NotReadyError
 from serving.models import Models
@@ -53,12 +54,13 @@ _REFUSALS = {
     415: "A Content-Encoding that is not taken, or bytes that are no picture.",
     422: "A picture that is truncated or damaged.",
     500: "The model failed.",
-    503: "Every place is taken, or the model is not ready; see Retry-After.",
+    503: "Every place is taken, the wait too long, or the model not ready; see Retry-After.",
+    504: "The deadline passed.",
 }
 
 
 def protocol_routes(
-    models: Models, uploads: UploadReader, *, max_files: int
+    models: Models, uploads: UploadReader, *, max_files: int, seconds: float
 ) -> tuple[APIRouter, ...]:
     """Health, metadata and inference under `/v2`.
 
@@ -66,8 +68,10 @@ def protocol_routes(
         models: what answers.
         uploads: reads the bodies.
         max_files: most pictures in one request.
+        seconds: time for a request that brings no deadline of its own.
     """
-    return _server_routes(models), _model_routes(models), _infer_routes(models, uploads, max_files)
+    inference = _infer_routes(models, uploads, max_files, seconds)
+    return _server_routes(models), _model_routes(models), inference
 
 
 def _server_routes(models: Models) -> APIRouter:
@@ -133,10 +137,18 @@ def _model_routes(models: Models) -> APIRouter:
     return router
 
 
-def _infer_routes(models: Models, uploads: UploadReader, max_files: int) -> APIRouter:
+def _infer_routes(
+    models: Models, uploads: UploadReader, max_files: int, seconds: float
+) -> APIRouter:
     router = APIRouter(tags=[_TAG])
 
     async def infer(request: Request, model_name: str, model_version: str | None) -> Response:
+        deadline = deadline_of(request, seconds)
+        return await before(deadline, answer(request, model_name, model_version, deadline))
+
+    async def answer(
+        request: Request, model_name: str, model_version: str | None, deadline: float
+    ) -> Response:
         async with uploads.read_bytes(request) as body:
             with models.use(model_name, model_version) as classifier:
                 read = partial(
@@ -148,7 +160,7 @@ def _infer_routes(models: Models, uploads: UploadReader, max_files: int) -> APIR
                 )
                 call = await asyncio.to_thread(read) if len(body) > LONG else read()
                 request.state.pictures = len(call.pictures)
-                results = await unless_gone(request, classifier.infer(call.pictures))
+                results = await unless_gone(request, classifier.infer(call.pictures, deadline))
                 rows = []  # [K] each
                 for index, result in enumerate(results):
                     if isinstance(result, LavitError):
@@ -162,7 +174,7 @@ def _infer_routes(models: Models, uploads: UploadReader, max_files: int) -> APIR
     }
     binary = {"content": {RAW: {"schema": {"type": "string", "format": "binary"}}}}
     responses[200] = binary
-    extra = {"requestBody": _request_body(), "parameters": [_LENGTH_DOC]}
+    extra = {"requestBody": _request_body(), "parameters": [_LENGTH_DOC, DEADLINE_DOC]}
 
     @router.post(
         f"{_MODEL}/infer",

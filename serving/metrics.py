@@ -53,6 +53,11 @@ class Metrics:
             "Decoded pictures waiting for the runtime.",
             registry=self.registry,
         )
+        self._predicted_wait = Gauge(
+            "lavit_predicted_wait_seconds",
+            "Time until one more picture would be answered.",
+            registry=self.registry,
+        )
         self._pending = Gauge(
             "lavit_pictures_pending",
             "Pictures accepted and not yet answered.",
@@ -76,11 +81,13 @@ class Metrics:
         self,
         *,
         depth: Callable[[], float],
+        predicted_wait: Callable[[], float],
         pending: Callable[[], float],
         ready: Callable[[], float],
     ) -> None:
         """Have these read whenever the metrics are."""
         self._depth.set_function(depth)
+        self._predicted_wait.set_function(predicted_wait)
         self._pending.set_function(pending)
         self._ready.set_function(ready)
 

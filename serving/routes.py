@@ -19,6 +19,7 @@ from serving.answers import (
     RequestTiming,
 )
 from serving.classifier import Classifier
+from serving.deadlines import DEADLINE_DOC, before, deadline_of
 from serving.disconnecting import unless_gone
 from serving.errors import InvalidParameterError, NotReadyError
 from serving.formats import Formats
@@ -48,17 +49,21 @@ _REFUSALS = {
     415: "A content type that is not taken, or bytes that are no picture.",
     422: "`top_k` out of range, or a picture that is truncated or damaged.",
     500: "The model failed.",
-    503: "Every place is taken, or the model is not ready; see Retry-After.",
+    503: "Every place is taken, the wait too long, or the model not ready; see Retry-After.",
+    504: "The deadline passed.",
 }
 
 
-def classify_routes(models: Models, uploads: UploadReader, *, top_k: int) -> APIRouter:
+def classify_routes(
+    models: Models, uploads: UploadReader, *, top_k: int, seconds: float
+) -> APIRouter:
     """`POST /classify` and `GET /models`.
 
     Args:
         models: what answers.
         uploads: reads the bodies.
         top_k: classes in an answer that does not ask for a number.
+        seconds: time for a request that brings no deadline of its own.
     """
     router = APIRouter(tags=["classify"])
 
@@ -67,7 +72,7 @@ def classify_routes(models: Models, uploads: UploadReader, *, top_k: int) -> API
         summary="Classify one or several pictures",
         response_model=Classification,
         responses={status: problem_doc(text) for status, text in _REFUSALS.items()},
-        openapi_extra={"requestBody": _request_body()},
+        openapi_extra={"requestBody": _request_body(), "parameters": [DEADLINE_DOC]},
     )
     async def classify(
         request: Request,
@@ -86,17 +91,29 @@ def classify_routes(models: Models, uploads: UploadReader, *, top_k: int) -> API
         classified, and the others carry their problem. If none was, the answer is a problem with
         the status they have in common, or 422.
         """
+        return await before(
+            deadline := deadline_of(request, seconds),
+            answer(request, (model, version), asked, deadline),
+        )
+
+    async def answer(
+        request: Request,
+        named: tuple[str | None, str | None],
+        asked: int | None,
+        deadline: float,
+    ) -> Response:
         started = time.perf_counter()
         async with uploads.read(request) as received:
             read = time.perf_counter()
             pictures = received.pictures
             request.state.pictures = len(pictures)
-            with models.use(model, version) as classifier:
+            with models.use(*named) as classifier:
                 classes = _classes(asked, top_k, len(classifier.classes))
-                results = await unless_gone(request, classifier.classify(pictures, classes))
+                work = classifier.classify(pictures, classes, deadline)
+                results = await unless_gone(request, work)
         if not any(isinstance(result, ClassifiedPicture) for result in results):
             return _refusal(request, [item for item in results if isinstance(item, FailedPicture)])
-        answer = Classification(
+        found = Classification(
             request_id=request.state.request_id,
             model=classifier.model.id,
             results=tuple(results),
@@ -106,9 +123,9 @@ def classify_routes(models: Models, uploads: UploadReader, *, top_k: int) -> API
             ),
         )
         return Response(
-            answer.model_dump_json(),
+            found.model_dump_json(),
             media_type="application/json",
-            headers={"Server-Timing": _server_timing(answer)},
+            headers={"Server-Timing": _server_timing(found)},
         )
 
     @router.get("/models", summary="Which models are there?")

@@ -42,6 +42,7 @@ class Settings:
         max_pixels: largest width * height of a picture, read from its header.
         max_files: most pictures in one request.
         top_k: classes in an answer that does not ask for a number; fewer if the model has fewer.
+        request_seconds: time for a request that brings no deadline of its own.
         upload_seconds: longest time a body may take to arrive.
         drain_seconds: longest time to finish accepted requests after SIGTERM.
         api_keys: file with one API key in each line; None: those of LAVIT_API_KEYS, if it is set.
@@ -72,6 +73,7 @@ class Settings:
     max_pixels: int = MAX_PIXELS
     max_files: int = 32
     top_k: int = 5
+    request_seconds: float = 120.0
     upload_seconds: float = 60.0
     drain_seconds: float = 30.0
     api_keys: Path | None = None
@@ -91,6 +93,7 @@ class Settings:
             "--max-pixels": self.max_pixels,
             "--max-files": self.max_files,
             "--top-k": self.top_k,
+            "--request-seconds": self.request_seconds,
             "--upload-seconds": self.upload_seconds,
             "--drain-seconds": self.drain_seconds,
         }

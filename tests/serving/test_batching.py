@@ -350,11 +350,11 @@ def test_a_fault_in_the_batching_itself_is_reported_and_answered(runtime, monkey
     run(main)
 
 
-def test_the_warm_up_runs_the_smallest_and_the_largest_batch(runtime):
+def test_the_warm_up_runs_the_smallest_and_the_largest_batch_twice(runtime):
     async def main():
         batcher, batches = make(runtime, min_batch=2, max_batch=4)
         await batcher.warm_up()
-        assert runtime.batches == [2, 4]
+        assert runtime.batches == [2, 2, 4, 4]
         assert batches == []  # no client's pictures, so not counted
         await batcher.close(PATIENCE)
 

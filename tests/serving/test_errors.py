@@ -25,6 +25,7 @@ def test_unavailable_errors_say_when_to_come_back():
     assert {item for item in own_errors() if item.http_status == 503} == {
         errors.UnavailableError,
         errors.OverloadedError,
+        errors.PredictedWaitError,
         errors.NotReadyError,
     }
     assert all(item.retry_after >= 1 for item in own_errors() if item.http_status == 503)

@@ -55,7 +55,7 @@ def test_live_but_not_ready_before_the_warm_up_has_ended(make_classifier, runtim
                 assert response.status_code == 503
                 assert "warming up" in response.json()["detail"]
                 assert int(response.headers["retry-after"]) >= 1
-            runtime.let_go(2)
+            runtime.let_go(4)  # the smallest and the largest batch, twice each
             await classifier.until_ready()
             assert (await client.get("/readyz")).status_code == 200
         assert runtime.closed
@@ -199,9 +199,10 @@ def test_openapi_describes_answers_problems_and_limits(client):
     schema = client.get("/openapi.json").json()
     classify = schema["paths"]["/classify"]["post"]
     assert set(classify["responses"]) == {
-        *("200", "400", "404", "408", "413", "415", "422", "500", "503"),
+        *("200", "400", "404", "408", "413", "415", "422", "500", "503", "504"),
     }
-    assert {item["name"] for item in classify["parameters"]} == {"top_k", "model", "version"}
+    names = {item["name"] for item in classify["parameters"]}
+    assert names == {"top_k", "model", "version", "X-Request-Timeout-Ms"}
     body = classify["requestBody"]["content"]
     assert set(body) >= {
         *("multipart/form-data", "application/json", "image/jpeg", "application/octet-stream"),

@@ -66,6 +66,7 @@ def test_the_command_line_is_pinned():
         "--max-pending-bytes",
         "--max-pixels",
         "--max-files",
+        "--request-seconds",
         "--upload-seconds",
         "--drain-seconds",
         "--log-format",

@@ -1,0 +1,49 @@
+"""How long batches take, so that a wait can be predicted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_NEWEST = 0.2
+"""Weight of the newest batch in the average that corrects the predictions."""
+
+
+class Pace:
+    """Seconds of a batch by its size: measured at the warm-up, corrected by every later batch.
+
+    A line through the measured sizes gives the others; one factor, the average of what batches
+    took over what was predicted, follows the load of the machine.
+    """
+
+    def __init__(self) -> None:
+        self._measured: dict[int, float] = {}
+        self._slowness = 1.0
+
+    def measured(self, size: int, seconds: float) -> None:
+        """Take a time of the warm-up: one batch of `size` on an idle machine."""
+        self._measured[size] = seconds
+
+    def observed(self, size: int, seconds: float) -> None:
+        """Correct the predictions by a batch that was served."""
+        if usual := self._usual(size):
+            self._slowness += _NEWEST * (seconds / usual - self._slowness)
+
+    def seconds(self, pictures: int, max_batch: int, *, idle: bool = False) -> float:
+        """Time to run so many pictures: full batches, and one with the rest; 0 if never measured.
+
+        Args:
+            pictures: how many.
+            max_batch: size of a full batch.
+            idle: nothing else runs, so batches take what they took at the warm-up. Without this,
+                a stall could make every prediction too long for every client, and no batch would
+                ever run that corrects it.
+        """
+        full, rest = divmod(pictures, max_batch)
+        usual = full * self._usual(max_batch) + (self._usual(rest) if rest else 0.0)
+        return usual if idle else self._slowness * usual
+
+    def _usual(self, size: int) -> float:
+        if not self._measured:
+            return 0.0
+        sizes = sorted(self._measured)
+        return float(np.interp(size, sizes, [self._measured[known] for known in sizes]))
