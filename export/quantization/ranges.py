@@ -60,23 +60,32 @@ class Histogram:
         return float((np.searchsorted(shares, _PERCENTILE) + 1) / _BINS * self.largest)
 
     def _least_squares(self) -> float:
-        centres = (np.arange(_BINS) + 0.5) * (self.largest / _BINS)
-        limits = np.linspace(0.05, 1.0, _CANDIDATES) * self.largest
-        errors = [self._error(centres, limit) for limit in limits]
-        return float(limits[int(np.argmin(errors))])
+        edges = np.arange(_BINS + 1) * (max(self.largest, _TINY) / _BINS)
+        limits = np.linspace(0.05, 1.0, _CANDIDATES) * edges[-1]
+        return float(min(limits, key=lambda limit: self._error(edges, limit)))
 
-    def _error(self, centres: npt.NDArray[np.floating], limit: float) -> float:
-        """Squared error of cutting at `limit`, plus that of rounding what is within.
-
-        Rounding is counted as a uniform error, step^2 / 12: bins are too wide to round their
-        centres.
-        """
-        step = max(limit, _TINY) / LEVELS
-        cut = np.maximum(centres - limit, 0.0)
-        return float((self.counts * (cut**2 + step**2 / 12)).sum())
+    def _error(self, edges: npt.NDArray[np.floating], limit: float) -> float:
+        """Squared error of rounding up to `limit` and cutting there; bins are spread evenly."""
+        mean = np.diff(_error_integral(edges, limit)) / np.diff(edges)  # of each bin
+        return float((self.counts * mean).sum())
 
 
-def collect(graph: onnx.ModelProto, names: Iterable[str], images: Pixels) -> dict[str, Histogram]:
+def _error_integral(values: npt.NDArray[np.floating], limit: float) -> npt.NDArray[np.floating]:
+    """Integral from 0 to each value of the squared error of int8 whose largest value is `limit`.
+
+    In closed form: step^3 / 12 for each whole step, the cube of the rest, and beyond the limit
+    the cube of what is cut off.
+    """
+    step = limit / LEVELS
+    within = np.minimum(values, limit)
+    whole = np.rint(within / step)
+    rest = within - whole * step
+    return whole * step**3 / 12 + rest**3 / 3 + np.maximum(values - limit, 0.0) ** 3 / 3
+
+
+def collect(
+    graph: onnx.ModelProto, names: Iterable[str], images: Pixels | npt.NDArray[np.float32]
+) -> dict[str, Histogram]:
     """Histograms of some values of a float32 graph.
 
     The pictures are run twice: for the largest magnitudes, then for the counts.
@@ -84,7 +93,7 @@ def collect(graph: onnx.ModelProto, names: Iterable[str], images: Pixels) -> dic
     Args:
         graph: the float32 graph, with inferred types.
         names: values to look at.
-        images: uint8 [N, H, W, 3].
+        images: what the graph takes; of this project's, uint8 [N, H, W, 3].
     """
     wanted = list(dict.fromkeys(names))
     session = _session(graph, wanted)
@@ -118,7 +127,7 @@ def _session(graph: onnx.ModelProto, names: Sequence[str]):  # type: ignore[no-u
     )
 
 
-def _runs(session, names: Sequence[str], images: Pixels):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202 # onnxruntime has no types
+def _runs(session, names: Sequence[str], images: Pixels | npt.NDArray[np.float32]):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202 # onnxruntime has no types
     feed = session.get_inputs()[0].name
     for start in range(0, len(images), _BATCH):
         found = session.run(list(names), {feed: images[start : start + _BATCH]})

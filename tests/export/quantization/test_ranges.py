@@ -29,7 +29,7 @@ def test_percentile_ignores_a_single_outlier():
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 1000), scale=st.floats(0.01, 100), tail=st.integers(2, 10))
+@given(seed=st.integers(0, 1000), scale=st.floats(0.01, 100), tail=st.integers(1, 10))
 def test_mse_is_not_worse_than_min_max(seed, scale, tail):
     values = scale * np.random.default_rng(seed).standard_t(tail, size=20_000)
     mine = histogram(values)
