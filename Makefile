@@ -28,7 +28,7 @@ $(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing everything that the tests need (two minutes, once) ..."
-	$(PIP) --editable ".[serve,openvino,export,profile,train,int8,dev]"
+	$(PIP) --editable ".[serve,openvino,export,profile,train,dev]"
 	@touch $@ $(VENV)/run.stamp
 
 $(VENV)/profile.stamp: $(BIN)/python pyproject.toml constraints.txt

@@ -7,9 +7,9 @@
 
 Accuracy and agreement are the bundle's own, measured on held-out pictures by `lavit-export`. All
 artifacts of a model are timed in turn, with `plain`: torch.onnx.export as it comes, in ONNX Runtime
-float32. Rivals are quantized by NNCF for OpenVINO, with random weights and crops of scikit-image's
-samples. Rows of other models that the report already has are kept, so parts can be measured apart,
-and so can formats that run elsewhere: their rows have the fields of `Row`.
+float32. Rivals go through the same Q/DQ code, all their weighted products but the first, with
+percentile ranges, random weights and crops of scikit-image's samples. Rows of other models that the
+report already has are kept, so parts can be measured apart.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 import torch
 from torch import nn
 
 from export.pictures import sample_pictures
 from export.quantization.accuracy import loss
-from export.quantization.nncf_int8 import import_nncf
+from export.quantization.products import Product, output_axis
+from export.quantization.qdq import insert
+from export.quantization.ranges import collect, steps
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.environment import Environment
@@ -134,25 +138,16 @@ def bundle_rows(path: Path, checkpoint_file: Path, options: argparse.Namespace) 
 
 
 def rival_rows(name: str, options: argparse.Namespace) -> list[Row]:
-    """A baseline: plain, OpenVINO float32, bfloat16 where there is, and int8 by NNCF."""
+    """A baseline: plain, OpenVINO float32, bfloat16 where there is, and int8."""
     preprocess = Preprocess()
     pictures = sample_pictures(preprocess).images
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         attention = "eager" if name.startswith("swin") else "sdpa"
         plain = export_plain(_Logits(build(BASELINES[name], attention)), folder, (224, 224))
-        nncf, ov = import_nncf(), import_openvino()
+        ov = import_openvino()
         core = ov.Core()
-        calibration = normalise(pictures[::2], preprocess)
-        model = nncf.quantize(
-            core.read_model(plain),
-            nncf.Dataset([calibration[index : index + 1] for index in range(len(calibration))]),
-            model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(calibration),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
-            ),
-        )
+        model = core.read_model(_quantized(plain, normalise(pictures[::2], preprocess)))
         xml = folder / "int8.xml"
         ov.save_model(model, xml, compress_to_fp16=False)
         calls: dict[str, Call] = {"plain": _plain_call(plain, preprocess)}
@@ -178,6 +173,27 @@ def rival_rows(name: str, options: argparse.Namespace) -> list[Row]:
             for key, call in calls.items()
         ]
         return timed(rows, calls, pictures, options)
+
+
+def _quantized(plain: Path, calibration: npt.NDArray[np.float32]) -> bytes:
+    """The Q/DQ graph of a plain export, for images float32 [N, 3, H, W]."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(plain))
+    dimensions = {item.name: len(item.dims) for item in graph.graph.initializer}
+    found = [
+        Product(
+            node.name,
+            node.input[0],
+            node.input[1],
+            output_axis(node, dimensions[node.input[1]]),
+            "all",
+        )
+        for node in graph.graph.node
+        if node.op_type in {"MatMul", "Gemm", "Conv"}
+        and node.input[1] in dimensions
+        and node.input[0] != "images"
+    ]
+    histograms = collect(graph, [item.activation for item in found], calibration)
+    return insert(graph, found, steps(histograms, "percentile")).SerializeToString()
 
 
 def timed(

@@ -166,8 +166,8 @@ class Quantization(_Record):
     """How an int8 artifact was made, and what it loses on held-out pictures.
 
     Attributes:
-        method: how ranges of activations were taken; "nncf" for NNCF's own, "weights" where
-            weights alone are int8.
+        method: how ranges of activations were taken; "weights" where they
+            are not rounded beforehand, weights alone are int8.
         method_errors: relative error of the logits by each method that was tried.
         rest: precision of what is not int8.
         float_blocks: blocks that were returned to float.
@@ -183,7 +183,7 @@ class Quantization(_Record):
         float_operators: operators that compute in float and their number, where it can be read.
     """
 
-    method: Literal["min-max", "percentile", "mse", "nncf", "weights"]
+    method: Literal["min-max", "percentile", "mse", "weights"]
     method_errors: dict[str, float] = {}
     rest: Precision = "fp32"
     float_blocks: tuple[str, ...] = ()
@@ -300,8 +300,10 @@ class Manifest(_Record):
         normalisation_in_graph: whether the artifacts take uint8 and apply mean and std themselves.
         checkpoint: the source.
         artifacts: what was built, in order.
+        not_built: artifacts whose conversion failed, and what their tools said.
         environment: where it was built and compared.
         timed_on: where the latencies were measured, if they were measured again elsewhere.
+        int8: whether int8 is faster and accurate there, in words; None where nothing is quantized.
         command: the command line.
         created: time of writing, ISO 8601 UTC.
     """
@@ -316,8 +318,10 @@ class Manifest(_Record):
     normalisation_in_graph: Literal[True] = True
     checkpoint: Checkpoint
     artifacts: tuple[Artifact, ...]
+    not_built: dict[str, str] = {}
     environment: Environment
     timed_on: Environment | None = None
+    int8: str | None = None
     command: tuple[str, ...]
     created: str
 

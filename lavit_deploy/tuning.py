@@ -18,6 +18,7 @@ from lavit_deploy.bundle import Bundle
 from lavit_deploy.choice import Wish, obstacle
 from lavit_deploy.environment import Environment
 from lavit_deploy.errors import BundleError, InferenceError, LavitError
+from lavit_deploy.int8_verdict import int8_verdict
 from lavit_deploy.manifest import Artifact, Device, Footprint, MobileRuntime, Parity, Timing
 from lavit_deploy.runtimes.opening import open_artifact
 from lavit_deploy.timing import alternate, median_ms
@@ -92,7 +93,9 @@ def retune(
         else item
         for item in bundle.manifest.artifacts
     )
-    manifest = bundle.manifest.model_copy(update={"artifacts": artifacts, "timed_on": here})
+    verdict = int8_verdict([item for item in artifacts if item.runtime not in _MOBILE])
+    update = {"artifacts": artifacts, "timed_on": here, "int8": verdict}
+    manifest = bundle.manifest.model_copy(update=update)
     return Bundle(bundle.path, manifest)
 
 

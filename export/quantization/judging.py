@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import onnx
 
-from export.departure import first_departure
+from export.departure import GraphRunner, first_departure
 from export.parity import compare, reference_logits
 from export.pictures import Pictures
 from export.quantization.accuracy import Loss, loss
@@ -68,12 +68,15 @@ class Judge:
         """What these logits of the held-out pictures lose."""
         return loss(logits, self.bench.reference, self.held_out.labels)
 
-    def record(self, logits: Logits, graph: onnx.ModelProto | None) -> Record:
+    def record(
+        self, logits: Logits, graph: onnx.ModelProto | None, *, run: GraphRunner | None = None
+    ) -> Record:
         """What the manifest says of a quantized artifact.
 
         Args:
             logits: its logits of the held-out pictures.
             graph: its ONNX graph, to find the worst layer in; None where it has none.
+            run: runs the graph as the artifact does; default: ONNX Runtime.
         """
         lost = self.loss(logits)
         return Record(
@@ -84,7 +87,7 @@ class Judge:
             accuracy=lost.accuracy,
             drop=round(lost.points, 4),
             max_drop=self.max_drop,
-            worst_layer=None if graph is None else self._worst_layer(graph),
+            worst_layer=None if graph is None else self._worst_layer(graph, run),
             float_operators={} if graph is None else float_operators(graph),
         )
 
@@ -114,13 +117,14 @@ class Judge:
         reason = "; ".join(item for item in reasons if item)
         return parity.model_copy(update={"passed": False, "reason": reason})
 
-    def _worst_layer(self, graph: onnx.ModelProto) -> str:
+    def _worst_layer(self, graph: onnx.ModelProto, run: GraphRunner | None) -> str:
         return first_departure(
             onnx.shape_inference.infer_shapes(graph),
             self.bench.model,
             self.held_out.images[:_LAYER_PICTURES],
             self.bench.checkpoint.preprocess,
             tolerance=math.inf,
+            run=run,
         ).removeprefix("no layer alone; largest at ")
 
 

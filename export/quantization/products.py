@@ -56,7 +56,7 @@ def products(graph: onnx.ModelProto) -> tuple[Product, ...]:
         if block is None or any(_SCORES.search(scope) for scope in scopes):
             continue
         if node.input[0] not in picture:
-            axis = _output_axis(node, len(constants[node.input[1]].dims))
+            axis = output_axis(node, len(constants[node.input[1]].dims))
             found.append(Product(node.name, node.input[0], node.input[1], axis, block))
     if not found:
         raise ExportError("the graph has no product with constant weights to quantize")
@@ -68,7 +68,8 @@ def blocks(found: Iterable[Product]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(product.block for product in found))
 
 
-def _output_axis(node: onnx.NodeProto, dimensions: int) -> int:
+def output_axis(node: onnx.NodeProto, dimensions: int) -> int:
+    """Axis of a product's constant that counts its output channels."""
     if node.op_type == "Conv":
         return 0
     transposed = any(item.name == "transB" and item.i for item in node.attribute)

@@ -1,4 +1,4 @@
-"""Int8 in OpenVINO: products in int8, and the float rest in float32 or bfloat16."""
+"""Int8 in OpenVINO: the Q/DQ graph of ONNX Runtime, the float rest in float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import onnx
+
 from export.parity import run_artifact
 from export.quantization.asked import Quantize
 from export.quantization.judging import Judge
-from export.quantization.nncf_int8 import import_nncf, write_int8, write_int8_weights
+from export.quantization.qdq import insert
 from export.quantization.readback import openvino_precision
 from export.quantization.recipe import Recipe, search
 from export.request import Request
 from export.targets.base import Planned, Progress, Step, Target
+from export.targets.openvino import run_openvino
 from export.workbench import Workbench
 from lavit_deploy.files import sha256_of
 from lavit_deploy.manifest import Artifact, ExtraFile, Precision, Quantization
@@ -49,16 +52,19 @@ class OpenVinoInt8Target(Target):
         start = time.perf_counter()
         kept = _quantize(judge, recipe, xml, self.rests[-1])
         seconds = time.perf_counter() - start
+        graph = recipe.quantized(float_blocks=kept)
         for rest in self.rests:
             if rest != self.rests[0]:
                 progress(_name("int8", rest))
             logits = _run(judge, xml, rest)
+            run = partial(run_openvino, precision=rest)
             about = Quantization(
-                method="nncf",
+                method=recipe.method,
+                method_errors={str(key): value for key, value in recipe.method_errors.items()},
                 rest=rest,
                 float_blocks=kept,
                 sensitivity=recipe.sensitivity,
-                **judge.record(logits, None),
+                **judge.record(logits, graph, run=run),
             )
             yield _artifact(judge, xml, logits, about, seconds)
         progress("openvino-int8-weights")
@@ -66,18 +72,17 @@ class OpenVinoInt8Target(Target):
 
 
 def plan_openvino_int8(request: Request) -> Planned:
-    """Where int8 is asked for, and OpenVINO and NNCF are installed.
+    """Where int8 is asked for, and OpenVINO is installed.
 
     Raises:
-        MissingDependencyError: OpenVINO is asked for by name, and one of the two is missing.
+        MissingDependencyError: OpenVINO is asked for by name, and is missing.
     """
     if request.quantize is None or not request.wants("openvino"):
         return Planned(())
-    if find_spec("openvino") is None or find_spec("nncf") is None:
+    if find_spec("openvino") is None:
         if request.names("openvino"):
             import_openvino()
-            import_nncf()
-        why = 'not installed: pip install "lavit-deploy[openvino,int8]"'
+        why = 'not installed: pip install "lavit-deploy[openvino]"'
         return Planned((Step("openvino-int8", "skip", why),))
     target = OpenVinoInt8Target(request.quantize, cpu_precisions())
     steps = tuple(Step(name, "build", _why(name)) for name in target.labels)
@@ -89,8 +94,8 @@ def plan_openvino_int8(request: Request) -> Planned:
 
 def _why(name: str) -> str:
     if name.endswith("weights"):
-        return "a quarter of the size, computes in float32"
-    return "by NNCF, the rest in bfloat16" if name.endswith("bf16") else "by NNCF"
+        return "a quarter of the size; OpenVINO rounds activations as they come"
+    return f"the Q/DQ graph, the rest in {'bfloat16' if name.endswith('bf16') else 'float32'}"
 
 
 def _name(precision: Precision, rest: Precision) -> str:
@@ -102,7 +107,7 @@ def _quantize(judge: Judge, recipe: Recipe, xml: Path, rest: Precision) -> tuple
     written: list[tuple[str, ...]] = []
 
     def logits_with(kept: tuple[str, ...]) -> Logits:
-        write_int8(recipe, xml, kept)
+        _write(recipe.quantized(float_blocks=kept), xml)
         written.append(kept)
         return _run(judge, xml, rest)
 
@@ -110,14 +115,20 @@ def _quantize(judge: Judge, recipe: Recipe, xml: Path, rest: Precision) -> tuple
         lambda: recipe.sensitivity, lambda kept: judge.loss(logits_with(kept)), judge.max_drop
     )
     if written[-1] != kept:
-        write_int8(recipe, xml, kept)
+        _write(recipe.quantized(float_blocks=kept), xml)
     return kept
+
+
+def _write(graph: onnx.ModelProto, xml: Path) -> None:
+    ov = import_openvino()
+    model = ov.Core().read_model(graph.SerializeToString())
+    ov.save_model(model, xml, compress_to_fp16=False)
 
 
 def _weights(judge: Judge, recipe: Recipe, folder: Path) -> Artifact:
     xml = folder / "model.openvino-int8-weights.xml"
     start = time.perf_counter()
-    write_int8_weights(recipe, xml)
+    _write(insert(recipe.graph, recipe.products, None), xml)
     seconds = time.perf_counter() - start
     logits = _run(judge, xml, "fp32")
     about = Quantization(method="weights", rest="fp32", **judge.record(logits, None))

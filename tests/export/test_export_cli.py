@@ -51,6 +51,13 @@ def test_the_bundle_holds_what_the_manifest_says(tiny_bundle):
     assert manifest.classes == ("ant", "bee", "cat", "dog", "eel")
 
 
+def test_targets_of_repeated_options_add_up():
+    parse = make_parser().parse_args
+    assert parse(["--ckpt", "a", "--target", "onnx", "aoti"]).target == ["onnx", "aoti"]
+    repeated = ["--ckpt", "a", "--target", "onnx", "--target", "aoti"]
+    assert parse(repeated).target == ["onnx", "aoti"]
+
+
 def test_half_precision_is_about_half_the_weights(tiny_checkpoint, tiny_bundle):
     sizes = {}
     for name in ("onnx-fp32", "onnx-fp16"):
