@@ -55,8 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--target",
         nargs="+",
+        action="extend",  # given twice, it means both
         choices=TARGETS,
-        default=["auto"],
         metavar="FORMAT",
         help=f"{', '.join(TARGETS)}; auto: all that can be built and run here",
     )
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None) -> int:
     """Run the export.
 
     Returns:
-        0, or 1 if an artifact that was asked for failed parity.
+        0, or 1 if an artifact that was asked for failed parity or could not be built.
 
     Raises:
         LavitError: what the user can mend; `lavit_deploy.cli.run` says it.
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None) -> int:
         checkpoint=checkpoint,
         plan=make_plan(
             Request(
-                frozenset(options.target),
+                frozenset(options.target or ("auto",)),
                 half,
                 engine=_engine_options(options),
                 mobile=options.mobile,
@@ -175,6 +175,7 @@ def main(arguments: Sequence[str] | None) -> int:
     bundle = report.export_with_progress(console, job, out, force=options.force)
     report.print_result(console, job, bundle, time.perf_counter() - start)
     failed = {item.name for item in bundle.manifest.artifacts if not item.passed}
+    failed.update(bundle.manifest.not_built)
     return PARITY_FAILED if failed - job.plan.extras else 0
 
 
