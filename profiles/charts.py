@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ _COLOURS = ("#4e79d9", "#e0702c", "#2f9e6e", "#c9487f", "#9a6fd0", "#b08a1e", "#
 """Legible on white and on near-black."""
 _LINES = ("-", "--", ":")
 _MARKERS = {"preset": "o", "checkpoint": "D", "artifact": "*", "baseline": "s"}
-_MOST_LABELS = 40
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,10 @@ def charts(report: Report) -> Iterator[Chart]:
     if report.peaks and any(model.roofline for model in report.models):
         yield _chart(
             "Roofline",
-            "Each mark is a stage. Under the slope memory limits it, under the flat line matrix "
-            "products do. A mark above the slope had its data in a cache.",
+            "A digit is a stage, h the head; larger ones are larger batches. Under the slope "
+            "memory limits a stage, under the flat line matrix products do. A mark above the "
+            "slope had its data in a cache; one above the flat line was faster than the matrix "
+            "product that measured the peak.",
             lambda: _roofline(report),
         )
     if any(model.growth for model in report.models):
@@ -239,18 +241,13 @@ def _roofline(report: Report) -> Figure:
             label=f"{peak.precision} peak, {peak.multiply_adds_per_second / 1e9:.0f} G/s",
         )  # fmt: skip
     for index, model in enumerate(models):
-        axes.scatter(
-            [point.intensity for point in model.roofline],
-            [point.multiply_adds_per_second / 1e9 for point in model.roofline],
-            marker=_MARKERS[model.kind], color=_colour(index), s=30, label=model.label,
-        )  # fmt: skip
-    for point in points if len(points) <= _MOST_LABELS else ():
-        batch = f"/b{point.batch}" if point.batch > 1 else ""
-        axes.annotate(
-            point.stage.removeprefix("stage ") + batch,
-            (point.intensity, point.multiply_adds_per_second / 1e9),
-            textcoords="offset points", xytext=(5, 3), fontsize=7,
-        )  # fmt: skip
+        axes.scatter([], [], marker=_MARKERS[model.kind], color=_colour(index), label=model.label)
+        for point in model.roofline:  # its stage is its marker: text beside points would overlap
+            axes.scatter(
+                point.intensity, point.multiply_adds_per_second / 1e9,
+                marker=f"${point.stage.removeprefix('stage ')[0]}$", color=_colour(index),
+                s=20 + 20 * math.log2(2 * point.batch),
+            )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set(xlabel="multiply-adds per byte moved", ylabel="10⁹ multiply-adds per second")
