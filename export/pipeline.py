@@ -10,13 +10,14 @@ from pathlib import Path
 from export.parity import reference_logits
 from export.pictures import Pictures
 from export.plan import Plan
-from export.targets.base import Progress
+from export.targets.base import NotBuilt, Progress
+from export.triton_server.repository import check_names, write_repository
 from export.workbench import Workbench
 from lavit_deploy import __version__
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.environment import Environment, command_line
-from lavit_deploy.errors import UsageError
+from lavit_deploy.errors import ExportError, UsageError
 from lavit_deploy.files import atomic_directory
 from lavit_deploy.folding.fold import Folding
 from lavit_deploy.folding.fold import fold as fold_model
@@ -24,6 +25,9 @@ from lavit_deploy.manifest import Artifact, BatchRange, Manifest
 from lavit_deploy.manifest import Checkpoint as CheckpointRecord
 from lavit_deploy.model import LaViT
 from lavit_deploy.tuning import retune, save
+
+TRITON = "triton-repo"
+"""The step, and what the manifest calls it where it could not be built."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Job:
 def step_names(plan: Plan) -> list[str]:
     """Every step that `export_bundle` will report, in order."""
     labels = [label for target in plan.targets for label in target.labels]
-    return ["reference logits", *labels, "latency and memory"]
+    last = [TRITON] if plan.triton_repository else []
+    return ["reference logits", *labels, "latency and memory", *last]
 
 
 def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bundle:
@@ -86,9 +91,12 @@ def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bu
     Raises:
         CheckpointError: the checkpoint does not fit its model.
         ExportError: a graph could not be built.
-        UsageError: `out` exists and `force` is not given, or is something else than a bundle.
+        UsageError: `out` exists and `force` is not given, or is something else than a bundle; or a
+            name that a Triton repository cannot hold.
     """
     check_destination(out, force=force)
+    if job.plan.triton_repository:
+        check_names(job.name, job.checkpoint.classes)
     folding = job.folding
     progress("reference logits")
     reference = reference_logits(job.model, job.pictures.images, job.checkpoint.preprocess)
@@ -102,15 +110,25 @@ def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bu
             job.plan.device,
             folding.model if folding else None,
         )
-        artifacts = [
-            artifact
-            for target in job.plan.targets
-            for artifact in target.build(bench, folder, progress)
+        made = [
+            item for target in job.plan.targets for item in target.build(bench, folder, progress)
         ]
         progress("latency and memory")
-        Bundle.write_manifest(folder, _manifest(job, artifacts))
+        Bundle.write_manifest(folder, _manifest(job, made))
         save(retune(Bundle.open(folder), device=job.plan.device))
+        if job.plan.triton_repository:
+            progress(TRITON)
+            _add_triton_repository(Bundle.open(folder))
     return Bundle.open(out)
+
+
+def _add_triton_repository(bundle: Bundle) -> None:
+    """Write it, or, where Triton can serve nothing of the bundle, note that it is missing."""
+    try:
+        write_repository(bundle)
+    except ExportError as error:
+        missing = {**bundle.manifest.not_built, TRITON: str(error)}
+        save(Bundle(bundle.path, bundle.manifest.model_copy(update={"not_built": missing})))
 
 
 def check_destination(out: Path, *, force: bool) -> None:
@@ -127,7 +145,7 @@ def check_destination(out: Path, *, force: bool) -> None:
         raise UsageError(f"{out} exists: --force replaces it, --out writes elsewhere")
 
 
-def _manifest(job: Job, artifacts: list[Artifact]) -> Manifest:
+def _manifest(job: Job, made: list[Artifact | NotBuilt]) -> Manifest:
     checkpoint = job.checkpoint
     return Manifest(
         project_version=__version__,
@@ -139,7 +157,8 @@ def _manifest(job: Job, artifacts: list[Artifact]) -> Manifest:
         checkpoint=CheckpointRecord(
             file=checkpoint.file.name, sha256=checkpoint.sha256, weights=checkpoint.weights
         ),
-        artifacts=tuple(artifacts),
+        artifacts=tuple(item for item in made if isinstance(item, Artifact)),
+        not_built={item.name: item.reason for item in made if isinstance(item, NotBuilt)},
         environment=Environment.here(),
         command=tuple(command_line()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

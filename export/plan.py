@@ -34,12 +34,14 @@ class Plan:
         device: where parity and latency are measured.
         steps: the plan in words.
         extras: artifacts whose failure does not fail the export (`Planned.extras`).
+        triton_repository: write a model repository of Triton from what was built.
     """
 
     targets: tuple[Target, ...]
     device: Device
     steps: tuple[Step, ...]
     extras: frozenset[str]
+    triton_repository: bool = False
 
 
 def make_plan(request: Request, device: Device | Literal["auto"]) -> Plan:
@@ -74,6 +76,9 @@ def make_plan(request: Request, device: Device | Literal["auto"]) -> Plan:
         plan_ncnn(request),
     )
     steps = [step for item in planned for step in item.steps]
+    triton = request.names("triton-repo")
+    if triton:
+        steps.append(Step("triton-repo", "build", "a model repository of what Triton can serve"))
     steps.append(Step(f"on {where}", "check", "parity with float32 PyTorch, then latency"))
     if where == "cpu":
         steps.append(Step("on cuda", "skip", no_cuda or "--device cpu"))
@@ -82,6 +87,7 @@ def make_plan(request: Request, device: Device | Literal["auto"]) -> Plan:
         device=where,
         steps=tuple(steps),
         extras=frozenset().union(*(item.extras for item in planned)),
+        triton_repository=triton,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,8 +10,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.mobile.table import print_mobile
-from export.pipeline import Job, export_bundle, step_names
+from export.mobile.table import is_mobile, print_mobile
+from export.pipeline import TRITON, Job, export_bundle, step_names
+from export.triton_server.repository import FOLDER, model_name, obstacles
+from export.verdict import verdict
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.folding.fold import Folding
 from lavit_deploy.manifest import Artifact
@@ -84,13 +87,6 @@ def _print_step(console: Console, name: str) -> None:
         console.print(f"  ... {name}")
 
 
-def _verdict(item: Artifact) -> str:
-    """What the comparison says; what was not run itself is not said to have passed."""
-    if not item.passed:
-        return "[red]FAILED[/red]"
-    return "[green]passed[/green]" if item.parity.method == "run" else "[yellow]not run[/yellow]"
-
-
 def _change(folding: Folding) -> str:
     """What folding saved, in words."""
     before, after = folding.report.before, folding.report.after
@@ -104,46 +100,72 @@ def _change(folding: Folding) -> str:
 def print_result(console: Console, job: Job, bundle: Bundle, seconds: float) -> None:
     """One row for each artifact, and what to do next."""
     manifest = bundle.manifest
-    first = manifest.artifacts[0].parity
-    batches = [timing.batch for timing in manifest.artifacts[0].timings]
-    table = Table(title=f"{manifest.name}: {len(manifest.artifacts)} artifacts in {seconds:.0f} s")
-    table.add_column("artifact", no_wrap=True)
-    for heading in ("MiB", "type", "parity", "top-1", "max diff"):
-        table.add_column(heading, justify="right")
-    for size in batches:
-        table.add_column(f"ms @{size}", justify="right")
-    for item in manifest.artifacts:
-        strictest = item.rounded_parity or item.parity
-        milliseconds = {timing.batch: f"{timing.median_ms:.1f}" for timing in item.timings}
-        table.add_row(
-            item.name,
-            f"{item.total_bytes / _MIB:.1f}",
-            item.precision_found,
-            _verdict(item),
-            f"{strictest.top1_agreement:.1%}",
-            f"{strictest.max_difference:.2g}",
-            *(milliseconds.get(size, "-") for size in batches),
-        )
-    console.print(table)
+    count = len(manifest.artifacts)
+    console.print(f"[bold]{manifest.name}: {count} artifacts in {seconds:.0f} s[/bold]")
+    _print_servers(console, [item for item in manifest.artifacts if not is_mobile(item)])
     print_mobile(console, manifest.artifacts)
     environment = manifest.environment
-    console.print(
-        f"parity on {first.images} pictures ({first.source}); latency on {environment.cpu}, "
-        f"{environment.cores} cores: medians of a call @batch, artifacts in turn",
-        highlight=False,
-    )
+    for first in manifest.artifacts[:1]:
+        console.print(
+            f"parity on {first.parity.images} pictures ({first.parity.source}); latency on "
+            f"{environment.cpu}, {environment.cores} cores: medians of a call @batch, artifacts in "
+            "turn",
+            highlight=False,
+        )
     if job.folding is not None:
         console.print(f"folded: {_change(job.folding)}", highlight=False, soft_wrap=True)
     for item in manifest.artifacts:
         if item.parity.method != "run":
-            console.print(
-                f"{item.name} cannot run on {item.device}; its parity: {item.parity.method}",
-                highlight=False,
-            )
+            console.print(f"{item.name} was not run; its parity: {item.parity.method}")
         if item.failure is not None:
             console.print(
                 f"[red]{item.name} failed parity[/red] ({item.failure.method}): "
                 f"{item.failure.reason}. First departure: {item.failure.first_departure or 'none'}",
                 highlight=False,
             )
-    console.print(f"next: [bold]lavit-serve {bundle.path}[/bold]", highlight=False)
+    for name, reason in manifest.not_built.items():
+        console.print(f"[red]{name} was not built[/red]: {escape(reason)}", highlight=False)
+    if manifest.int8 is not None:
+        console.print(escape(manifest.int8), highlight=False, soft_wrap=True)
+    if job.plan.triton_repository and TRITON not in manifest.not_built:
+        _print_triton(console, bundle)
+    if not all(is_mobile(item) for item in manifest.artifacts):
+        console.print(f"next: [bold]lavit-serve {bundle.path}[/bold]", highlight=False)
+
+
+def _print_servers(console: Console, artifacts: Sequence[Artifact]) -> None:
+    """One row for each artifact that a server can run; nothing where there is none."""
+    if not artifacts:
+        return
+    batches = [timing.batch for timing in artifacts[0].timings]
+    table = Table()
+    table.add_column("artifact", no_wrap=True)
+    for heading in ("MiB", "type", "parity", "top-1", "max diff"):
+        table.add_column(heading, justify="right")
+    for size in batches:
+        table.add_column(f"ms @{size}", justify="right")
+    for item in artifacts:
+        strictest = item.rounded_parity or item.parity
+        milliseconds = {timing.batch: f"{timing.median_ms:.1f}" for timing in item.timings}
+        table.add_row(
+            item.name,
+            f"{item.total_bytes / _MIB:.1f}",
+            item.precision_found,
+            verdict(item),
+            f"{strictest.top1_agreement:.1%}",
+            f"{strictest.max_difference:.2g}",
+            *(milliseconds.get(size, "-") for size in batches),
+        )
+    console.print(table)
+
+
+def _print_triton(console: Console, bundle: Bundle) -> None:
+    """Which artifacts are models of the Triton repository, and why the others are not."""
+    manifest = bundle.manifest
+    hindered = obstacles(manifest)
+    names = [model_name(manifest, item) for item in manifest.artifacts if not hindered[item.name]]
+    line = f"Triton: [bold]{bundle.path / FOLDER}[/bold] holds {', '.join(names)}"
+    console.print(line, highlight=False, soft_wrap=True)
+    for name, why_not in hindered.items():
+        if why_not:
+            console.print(f"  without {name}: {escape(why_not)}", highlight=False, soft_wrap=True)

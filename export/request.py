@@ -24,6 +24,7 @@ TargetName = Literal[
     "litert",
     "coreml",
     "ncnn",
+    "triton-repo",
 ]
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 

@@ -22,7 +22,8 @@ _PACKAGES: dict[RuntimeName, tuple[str, str]] = {
     "aoti": ("torch", "aoti"),
 }
 """Runtimes of a server: the module that must be there, and the extra that brings it."""
-_BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
+BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16"})
+"""Of a CPU: either makes OpenVINO compute in bfloat16 unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def obstacle(artifact: Artifact, wish: Wish, here: Environment) -> str:
             "was built without a GPU and never run: lavit-serve --retune runs and compares it",
         ),
         (
-            needs_bf16 and not _BF16_FEATURES.intersection(here.cpu_features),
+            needs_bf16 and not BF16_FEATURES.intersection(here.cpu_features),
             "needs a CPU with bfloat16 instructions",
         ),
         (

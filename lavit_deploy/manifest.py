@@ -229,8 +229,10 @@ class Artifact(_Record):
             operators: the same comparison with every result rounded, as a GPU does.
         timings: measured latencies.
         footprint: load time and memory, where measured.
-        left_operators: of a mobile file, how many operators of each kind are neither delegated
-            nor quantized; empty where the format does not tell.
+        left_operators: of a mobile file, how many operators of each kind its runtime's delegate
+            leaves to slower kernels; empty where the format has none or does not tell.
+        left_share: share of the time of a call that those take, 0 to 1; None where the runtime
+            does not tell.
     """
 
     name: str
@@ -259,6 +261,7 @@ class Artifact(_Record):
     timings: tuple[Timing, ...] = ()
     footprint: Footprint | None = None
     left_operators: dict[str, int] = {}
+    left_share: float | None = None
 
     @property
     def parities(self) -> tuple[Parity, ...]:

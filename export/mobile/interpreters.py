@@ -72,7 +72,7 @@ def find_tools(form: MobileRuntime, modules: Sequence[str]) -> Tools | None:
             timeout=_PROBE_SECONDS,
             check=False,
         )
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return Tools(form, python) if ran.returncode == 0 else None
 

@@ -6,6 +6,7 @@ the right of every product (`F.linear`), which is what delegates and quantizers 
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -23,17 +24,30 @@ from lavit_deploy.folding.modules import (
 from lavit_deploy.model import LaViT
 from lavit_deploy.preprocess import Preprocess
 
+_PIXEL_SCALE = 256.0
+
 
 class MobilePatches(nn.Module):
     """`PatchProduct` of one picture, in four dimensions.
 
+    The first one takes pixels of 0..255, and its weights are as much smaller than others: 5 % of
+    those of the shipped checkpoint lie below float16's smallest normal number. ncnn writes such
+    weights as zeros (the cosine of the logits fell to 0.98), so pixels are divided by a power of
+    two, and weights multiplied, which is exact.
+
     Args:
-        source: the product; its weights are shared.
+        source: the product; its weights are shared, unless `pixels`.
+        pixels: it takes pixels.
     """
 
-    def __init__(self, source: PatchProduct) -> None:
+    def __init__(self, source: PatchProduct, *, pixels: bool) -> None:
         super().__init__()
         self.linear = source.linear
+        self.pixels = pixels
+        if pixels:
+            self.linear = copy.deepcopy(source.linear)
+            with torch.no_grad():
+                self.linear.weight.mul_(_PIXEL_SCALE)
         self.grid = source.grid
         self.patch = source.patch
 
@@ -43,6 +57,8 @@ class MobilePatches(nn.Module):
         height, width = self.grid[0] // patch, self.grid[1] // patch
         run = patch * x.shape[-1]
         x = x.to(self.linear.weight.dtype)
+        if self.pixels:
+            x = x * (1 / _PIXEL_SCALE)
         x = x.reshape(height, patch, width, run)  # -> [h, p, w, p*C]
         x = x.transpose(1, 2)  # -> [h, w, p, p*C]
         return self.linear(x.reshape(1, height * width, patch * run))  # -> [1, N, p*p*C]
@@ -131,9 +147,10 @@ def mobile_form(model: LaViT, preprocess: Preprocess) -> FoldedLaViT:
         stage = folded.stage(index)
         if isinstance(stage.residual, FoldedResidual):
             stage.residual = MobileResidual(stage.residual)
+    first = folded.stage(0).patch_embed
     for holder in folded.modules():
         if isinstance(holder, PatchEmbed | Reduction) and isinstance(holder.patches, PatchProduct):
-            holder.patches = MobilePatches(holder.patches)
+            holder.patches = MobilePatches(holder.patches, pixels=holder is first)
     return folded.eval()
 
 

@@ -8,19 +8,25 @@ from typing import get_args
 from rich.console import Console
 from rich.table import Table
 
+from export.verdict import verdict
 from lavit_deploy.manifest import Artifact, MobileRuntime
 
 _MIB = 2**20
 _HEADINGS = ("holds", "MiB", "parity", "top-1", "ms 1/2 thr.", "load ms", "peak MiB", "left")
 
 
+def is_mobile(item: Artifact) -> bool:
+    """Whether an artifact is a file for phones and boards, which no server here runs."""
+    return item.runtime in get_args(MobileRuntime)
+
+
 def print_mobile(console: Console, artifacts: Sequence[Artifact]) -> None:
     """One row for each mobile file; nothing where there is none.
 
     "peak" is what opening and running the file added to its process, "left" the number of
-    operators that are neither delegated nor quantized.
+    operators that the runtime's delegate does not run, and their share of the time where it tells.
     """
-    mobile = [item for item in artifacts if item.runtime in get_args(MobileRuntime)]
+    mobile = [item for item in artifacts if is_mobile(item)]
     if not mobile:
         return
     table = Table(title="mobile files, batch 1")
@@ -34,11 +40,18 @@ def print_mobile(console: Console, artifacts: Sequence[Artifact]) -> None:
             item.name,
             item.precision_found,
             f"{item.total_bytes / _MIB:.1f}",
-            "[green]passed[/green]" if item.passed else "[red]FAILED[/red]",
+            verdict(item),
             f"{item.parity.top1_agreement:.1%}",
             milliseconds or "-",
             f"{measured.load_seconds * 1e3:.0f}" if measured else "-",
             f"{measured.own_mib:.0f}" if measured else "-",
-            str(sum(item.left_operators.values())) if item.left_operators else "-",
+            _left(item),
         )
     console.print(table)
+
+
+def _left(item: Artifact) -> str:
+    if not item.left_operators:
+        return "-"
+    count = str(sum(item.left_operators.values()))
+    return count if item.left_share is None else f"{count}: {item.left_share:.0%}"

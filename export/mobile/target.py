@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,10 +19,10 @@ from export.mobile.interpreters import Tools, find_tools, variable
 from export.mobile.model import mobile_form, write_program
 from export.mobile.sidecar import as_json, sidecar
 from export.request import Request
-from export.targets.base import Planned, Progress, Step, Target
-from export.workbench import Workbench
+from export.targets.base import NotBuilt, Planned, Progress, Step, Target
+from export.workbench import Workbench, with_precision
 from lavit_deploy.environment import available_cores
-from lavit_deploy.errors import MissingDependencyError
+from lavit_deploy.errors import ExportError, MissingDependencyError
 from lavit_deploy.files import sha256_of, write_text
 from lavit_deploy.manifest import (
     Artifact,
@@ -33,11 +35,14 @@ from lavit_deploy.manifest import (
     Timing,
 )
 from lavit_deploy.parity import compare
-from lavit_deploy.preprocess import Pixels
 
 Source = Literal["onnx", "uint8", "planar"]
 """What a format is converted from: the bundle's ONNX graph, or a program that takes uint8
 [1, H, W, 3] or float32 [1, 3, H, W]."""
+
+FAILED = "failed"
+"""Folder in the bundle for files that do not predict what the checkpoint does: who copies files out
+of a bundle by their names, without reading its manifest, must not come upon these."""
 
 _ONE = BatchRange(minimum=1, optimum=1, maximum=1)
 
@@ -80,8 +85,8 @@ class Format:
     method: str = "run"
 
 
-def plan_format(form: Format, request: Request, calibration: Pixels | None = None) -> Planned:
-    """Plan a format that was asked for; int8 only where there are pictures to calibrate on.
+def plan_format(form: Format, request: Request) -> Planned:
+    """Plan a format that was asked for.
 
     Raises:
         MissingDependencyError: it is asked for by name and its packages are not there.
@@ -95,19 +100,17 @@ def plan_format(form: Format, request: Request, calibration: Pixels | None = Non
             raise MissingDependencyError(
                 " or ".join(form.modules), extra=form.name, purpose=f"build {form.name} files"
             )
-        why = f"not installed: pip install {form.requirement} (or name a Python that has it in "
-        return Planned((Step(form.name, "skip", f"{why}{variable(form.name)})"),))
-    able = [item for item in form.variants if item.precision != "int8" or calibration is not None]
-    steps = [
-        Step(item.name, "build" if item in able else "skip", item.why)
-        if item in able
-        else Step(
-            item.name, "skip", "static int8 does not keep the predictions yet; see docs/mobile.md"
-        )
-        for item in form.variants
-    ]
-    names = frozenset() if named else frozenset(item.name for item in able)
-    return Planned(tuple(steps), MobileTarget(form, tuple(able), tools, calibration), names)
+        return Planned((Step(form.name, "skip", _missing(form)),))
+    steps = tuple(Step(item.name, "build", item.why) for item in form.variants)
+    return Planned(steps, MobileTarget(form, form.variants, tools))
+
+
+def _missing(form: Format) -> str:
+    name = variable(form.name)
+    bring = f"pip install {form.requirement}"
+    if named := os.environ.get(name):
+        return f"{named} ({name}) lacks {' or '.join(form.modules)}: {bring}"
+    return f"not installed: {bring} (or name a Python that has it in {name})"
 
 
 @dataclass(frozen=True)
@@ -118,24 +121,27 @@ class MobileTarget(Target):
         form: the format.
         variants: which to build.
         tools: the Python that has its packages.
-        calibration: pictures [B, H, W, 3] for int8, None without.
     """
 
     form: Format
     variants: tuple[Variant, ...]
     tools: Tools
-    calibration: Pixels | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(item.name for item in self.variants)
 
-    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
+    def build(
+        self, bench: Workbench, folder: Path, progress: Progress
+    ) -> Iterator[Artifact | NotBuilt]:
         with tempfile.TemporaryDirectory() as scratch:
             job = _Job(self, bench, folder, Path(scratch))
             for variant in self.variants:
                 progress(variant.name)
-                yield job.artifact(variant)
+                try:
+                    yield job.artifact(variant)
+                except ExportError as error:  # of its tools; other files do not depend on this one
+                    yield NotBuilt(variant.name, str(error))
 
 
 @dataclass(frozen=True)
@@ -163,17 +169,22 @@ class _Job:
         return path
 
     def artifact(self, variant: Variant) -> Artifact:
+        """Build one file, judge and measure it, and only then move it into the bundle.
+
+        Raises:
+            ExportError: its tools failed; nothing of it is in the bundle.
+        """
         form = self.target.form
-        out = self.folder / f"model.{variant.suffix}"
+        out = self.scratch / variant.name / f"model.{variant.suffix}"
+        out.parent.mkdir()
         about = sidecar(self.bench.checkpoint, form.name, out.name)
         start = time.perf_counter()
         made = self._convert(variant, out, about)
         seconds = time.perf_counter() - start
-        note = self.folder / f"{out.name}.json"
-        write_text(note, as_json(about))
-        parity = self._parity(variant, out)
-        timings, footprint = self._measure(out)
-        files = [*_files(out), note]
+        write_text(out.with_name(f"{out.name}.json"), as_json(about))
+        parity = with_precision(self._parity(variant, out), variant.precision, made["found"])
+        timings, footprint, share = self._measure(out)
+        files = self._moved(out, passed=parity.passed)
         return Artifact(
             name=variant.name,
             file=_name(files[0], self.folder),
@@ -184,7 +195,7 @@ class _Job:
             runtime_version=made["version"],
             format_version=made["format"],
             precision_requested=variant.precision,
-            precision_found=variant.precision,
+            precision_found=made["found"],
             folded=form.source != "onnx" or self.bench.folded is not None,
             compute_types={},
             batch=_ONE,
@@ -195,18 +206,24 @@ class _Job:
             timings=timings,
             footprint=footprint,
             left_operators=made["left"],
+            left_share=share,
         )
 
+    def _moved(self, out: Path, *, passed: bool) -> list[Path]:
+        """Move a file and what is beside it into the bundle; gives all, the program first."""
+        place = self.folder if passed else self.folder / FAILED
+        place.mkdir(exist_ok=True)
+        for item in out.parent.iterdir():
+            shutil.move(item, place)
+        moved = place / out.name
+        return [*_files(moved), moved.with_name(f"{out.name}.json")]
+
     def _convert(self, variant: Variant, out: Path, about: dict[str, Any]) -> dict[str, Any]:
-        calibration = self.scratch / "calibration.npy"
-        if variant.precision == "int8" and self.target.calibration is not None:
-            np.save(calibration, self.target.calibration)
         job, facts = self.scratch / "job.json", self.scratch / "facts.json"
         wanted = {
             "program": str(self.source),
             "out": str(out),
             "precision": variant.precision,
-            "calibration": str(calibration) if calibration.exists() else None,
             "about": about,
         }
         job.write_text(json.dumps(wanted), encoding="utf-8")
@@ -225,10 +242,13 @@ class _Job:
             method=self.target.form.method,
         )
 
-    def _measure(self, out: Path) -> tuple[tuple[Timing, ...], Footprint | None]:
-        """Latency with one thread and with two, load time and memory; none for a stand-in."""
+    def _measure(self, out: Path) -> tuple[tuple[Timing, ...], Footprint | None, float | None]:
+        """Latency with one thread and with two, load time and memory, time outside the delegate.
+
+        Nothing is measured of a stand-in. The last three are those of the most threads.
+        """
         if self.target.form.method != "run":
-            return (), None
+            return (), None, None
         timings, made = [], {}
         for threads in sorted({1, min(2, available_cores())}):
             facts = self.scratch / "measured.json"
@@ -251,7 +271,7 @@ class _Job:
             peak_mib=round(made["peak_mib"], 1),
             own_mib=round(made["own_mib"], 1),
         )
-        return tuple(timings), footprint
+        return tuple(timings), footprint, made["left_share"]
 
 
 def _files(out: Path) -> Sequence[Path]:

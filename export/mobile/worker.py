@@ -28,14 +28,9 @@ _WARM_UP = 3
 
 def _convert(form: Any, job: str, facts: str) -> None:  # noqa: ANN401 - a module of formats
     wanted = json.loads(Path(job).read_text(encoding="utf-8"))
-    calibration = wanted["calibration"]
-    made = form.convert(
-        Path(wanted["program"]),
-        Path(wanted["out"]),
-        wanted["precision"],
-        np.load(calibration) if calibration else None,
-        wanted["about"],
-    )
+    out = Path(wanted["out"])
+    made = form.convert(Path(wanted["program"]), out, wanted["precision"], wanted["about"])
+    made["found"] = form.precision_found(out)
     Path(facts).write_text(json.dumps(made), encoding="utf-8")
 
 
@@ -66,6 +61,7 @@ def _measure(form: Any, file: str, pictures: str, threads: str, facts: str) -> N
         "runs": len(seconds),
         "peak_mib": peak,
         "own_mib": peak - before,
+        "left_share": form.left_share(Path(file), image) if hasattr(form, "left_share") else None,
     }
     Path(facts).write_text(json.dumps(made), encoding="utf-8")
 

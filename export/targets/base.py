@@ -30,6 +30,19 @@ class Step:
     why: str
 
 
+@dataclass(frozen=True)
+class NotBuilt:
+    """An artifact whose conversion failed, without ending the export.
+
+    Attributes:
+        name: of the artifact.
+        reason: what its tools said.
+    """
+
+    name: str
+    reason: str
+
+
 class Target(ABC):
     """Artifacts of one format."""
 
@@ -39,7 +52,9 @@ class Target(ABC):
         """Every step that `build` reports, in order."""
 
     @abstractmethod
-    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
+    def build(
+        self, bench: Workbench, folder: Path, progress: Progress
+    ) -> Iterator[Artifact | NotBuilt]:
         """Build every artifact into `folder`, and judge it.
 
         Args:
@@ -48,7 +63,7 @@ class Target(ABC):
             progress: told each of `labels` as it begins.
 
         Raises:
-            ExportError: an artifact could not be built.
+            ExportError: an artifact could not be built, and the export must not go on without it.
         """
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from export.mobile.target import Format, Variant, plan_format
 from export.request import Request
 from export.targets.base import Planned
-from lavit_deploy.preprocess import Pixels
 
 EXECUTORCH = Format(
     name="executorch",
@@ -19,10 +18,10 @@ EXECUTORCH = Format(
 )
 
 
-def plan_executorch(request: Request, calibration: Pixels | None = None) -> Planned:
-    """Float, and int8 where there are pictures to calibrate on.
+def plan_executorch(request: Request) -> Planned:
+    """Float, and int8 with ranges of activations taken as they come.
 
     Raises:
         MissingDependencyError: asked for by name and not installed.
     """
-    return plan_format(EXECUTORCH, request, calibration)
+    return plan_format(EXECUTORCH, request)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from export.mobile.target import Format, Variant, plan_format
 from export.request import Request
 from export.targets.base import Planned
-from lavit_deploy.preprocess import Pixels
 
 LITERT = Format(
     name="litert",
@@ -20,10 +19,10 @@ LITERT = Format(
 )
 
 
-def plan_litert(request: Request, calibration: Pixels | None = None) -> Planned:
-    """Float, half, and int8 where there are pictures to calibrate on.
+def plan_litert(request: Request) -> Planned:
+    """Float, half, and int8 with ranges of activations taken as they come.
 
     Raises:
         MissingDependencyError: asked for by name and not installed.
     """
-    return plan_format(LITERT, request, calibration)
+    return plan_format(LITERT, request)

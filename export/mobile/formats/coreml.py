@@ -8,6 +8,7 @@ right, and says nothing about a device.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +27,7 @@ def imports() -> None:
     del coremltools
 
 
-def convert(
-    program: Path, out: Path, precision: str, _calibration: np.ndarray | None, about: dict[str, Any]
-) -> dict[str, Any]:
+def convert(program: Path, out: Path, precision: str, about: dict[str, Any]) -> dict[str, Any]:
     """Write one `.mlpackage`.
 
     Args:
@@ -36,7 +35,6 @@ def convert(
             scale; mean and std are in its weights, so the image's scale is 1 and its bias 0.
         out: the folder to write.
         precision: "fp16", "int8-weights" or "palette6" (both over fp16 arithmetic).
-        _calibration: not used: activations can be calibrated on Apple's systems alone.
         about: labels and preprocessing, as in the sidecar.
 
     Returns:
@@ -72,21 +70,46 @@ def convert(
     return {"version": version("coremltools"), "format": "ML Program, iOS 16", "left": {}}
 
 
+def _main_function(file: Path) -> Any:  # noqa: ANN401 - untyped package
+    """The function that a saved package holds, with its weights."""
+    import coremltools as ct
+    from coremltools.converters.mil.frontend.milproto.load import load as read_program
+
+    spec = ct.utils.load_spec(str(file))
+    weights = file / "Data" / "com.apple.CoreML" / "weights"
+    return read_program(spec, spec.specificationVersion, str(weights)).functions["main"]
+
+
+def precision_found(file: Path) -> str:
+    """How most weights are stored, read from the saved program."""
+    packed = {
+        "constexpr_affine_dequantize": "int8-weights",
+        "constexpr_lut_to_dense": "palette6",
+    }
+    plain = {"float16": "fp16", "float32": "fp32"}
+    sizes: Counter[str] = Counter()
+    for operation in _main_function(file).operations:
+        (first, *_) = operation.outputs
+        if operation.op_type in packed:
+            sizes[packed[operation.op_type]] += int(np.prod(first.shape))
+        elif operation.op_type == "const" and isinstance(first.val, np.ndarray):
+            # Indices and 8-bit numbers are counted where they are unpacked, not here.
+            sizes[plain.get(str(first.val.dtype), "")] += first.val.size
+    del sizes[""]
+    return sizes.most_common(1)[0][0]
+
+
 def load(file: Path) -> Classify:
     """A function of uint8 [1, H, W, 3] that gives logits [1, K], by executing the saved program.
 
     Raises:
         ValueError: the program holds an operator that the interpreter does not know.
     """
-    import coremltools as ct
     import torch
-    from coremltools.converters.mil.frontend.milproto.load import load as read_program
 
-    spec = ct.utils.load_spec(str(file))
-    weights = file / "Data" / "com.apple.CoreML" / "weights"
-    program = read_program(spec, spec.specificationVersion, str(weights))
-    operations = list(program.functions["main"].operations)
-    (entry,) = program.functions["main"].inputs
+    function = _main_function(file)
+    operations = list(function.operations)
+    (entry,) = function.inputs
 
     def classify(image: np.ndarray) -> np.ndarray:
         values: dict[str, Any] = {entry: torch.from_numpy(image).permute(0, 3, 1, 2).float()}

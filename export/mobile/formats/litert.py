@@ -19,6 +19,7 @@ Classify = Callable[[np.ndarray], np.ndarray]
 _INT8_OPERATORS = ("FULLY_CONNECTED", "CONV_2D")
 """Products with constants. Products of activations stay float: in int8 they broke the model."""
 
+_DELEGATE = "DELEGATE"
 _LABELS = "labels.txt"
 _AXIS_LABELS = 2  # AssociatedFileType.TENSOR_AXIS_LABELS of the metadata schema
 
@@ -28,20 +29,18 @@ def imports() -> None:
     import ai_edge_litert.interpreter  # noqa: F401 - loaded for its cost alone
 
 
-def convert(
-    program: Path, out: Path, precision: str, calibration: np.ndarray | None, about: dict[str, Any]
-) -> dict[str, Any]:
+def convert(program: Path, out: Path, precision: str, about: dict[str, Any]) -> dict[str, Any]:
     """Write one `.tflite`.
 
     Args:
         program: a saved `torch.export` program that takes uint8 [1, H, W, 3].
         out: the file to write.
-        precision: "fp32", "fp16" (weights) or "int8" (static, weights per channel).
-        calibration: uint8 [B, H, W, 3], for int8.
+        precision: "fp32", "fp16" (weights) or "int8" (weights per channel, and activations
+            rounded as they come, in ranges of their own).
         about: labels and preprocessing, as in the sidecar.
 
     Returns:
-        The versions and, for int8, the operators that compute in float, with their number.
+        The version and the operators that are not delegated, with how often they occur.
     """
     import litert_torch
     import torch
@@ -50,17 +49,17 @@ def convert(
     plain = out if precision == "fp32" else out.with_suffix(".float.tflite")
     litert_torch.convert(loaded.module(), loaded.example_inputs[0]).export(str(plain))
     if precision != "fp32":
-        _quantize(plain, out, precision, calibration)
+        _quantize(plain, out, precision)
         plain.unlink()
     out.write_bytes(_with_metadata(out.read_bytes(), about))
     return {
         "version": version("ai-edge-litert"),
         "format": "TFLite 3",
-        "left": _float_operators(out) if precision == "int8" else {},
+        "left": _left_operators(out),
     }
 
 
-def _quantize(plain: Path, out: Path, precision: str, calibration: np.ndarray | None) -> None:
+def _quantize(plain: Path, out: Path, precision: str) -> None:
     from ai_edge_quantizer import qtyping, quantizer
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
@@ -68,43 +67,66 @@ def _quantize(plain: Path, out: Path, precision: str, calibration: np.ndarray | 
     for name in _INT8_OPERATORS:
         operator = qtyping.TFLOperationName(name)
         if precision == "int8":
-            made.add_static_config(".*", operator, activation_num_bits=8, weight_num_bits=8)
+            made.add_dynamic_config(".*", operator, num_bits=8)
         else:
             made.add_weight_only_config(
                 ".*", operator, num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING
             )
-    ranges = None
-    if precision == "int8":
-        if calibration is None:
-            raise ValueError("int8 needs calibration pictures")
-        ((key, signature),) = _signatures(plain).items()
-        (name,) = signature["inputs"]
-        ranges = made.calibrate({key: [{name: picture[None]} for picture in calibration]})
-    out.write_bytes(bytes(made.quantize(ranges).quantized_model))
+    out.write_bytes(bytes(made.quantize(None).quantized_model))
 
 
-def _signatures(file: Path) -> dict[str, Any]:
+def precision_found(file: Path) -> str:
+    """What most products with constants compute in, by the size of the constants.
+
+    An int8 constant that a product takes as it is makes the product an integer one; one that is
+    turned to float before is weights alone.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    tree = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0)
+    types, operators = schema.TensorType, schema.BuiltinOperator
+    names = {types.FLOAT32: "fp32", types.FLOAT16: "fp16", types.INT8: "int8"}
+    sizes: Counter[str] = Counter()
+    for graph in tree.subgraphs:
+        codes = [tree.operatorCodes[item.opcodeIndex].builtinCode for item in graph.operators]
+        pairs = list(zip(codes, graph.operators, strict=True))
+        widened = {
+            item.outputs[0]: item.inputs[0] for code, item in pairs if code == operators.DEQUANTIZE
+        }
+        for code, item in pairs:
+            if code in {operators.FULLY_CONNECTED, operators.CONV_2D}:
+                index = item.inputs[1]
+                tensor = graph.tensors[widened.get(index, index)]
+                kind = names.get(tensor.type, f"TFLite type {tensor.type}")
+                weights = f"{kind}-weights" if kind == "int8" and index in widened else kind
+                sizes[weights] += int(np.prod(tensor.shape))
+    return sizes.most_common(1)[0][0]
+
+
+def _left_operators(file: Path) -> dict[str, int]:
+    """Operators that XNNPACK does not run, by name.
+
+    The interpreter lists operators and the delegate's nodes that replace some of them, and does not
+    say which. Walking back from the result, through the delegate's node wherever there is one,
+    meets those that run.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
-    return Interpreter(str(file)).get_signature_list()
-
-
-def _float_operators(file: Path) -> dict[str, int]:
-    """Operators of a quantized file whose result is float, by name."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    reader = Interpreter(
-        str(file),
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    types = {item["index"]: item["dtype"] for item in reader.get_tensor_details()}
-    return dict(
-        Counter(
-            operator["op_name"]
-            for operator in reader._get_ops_details()  # noqa: SLF001 - there is no public one
-            if any(types.get(index) is np.float32 for index in operator["outputs"])
-        )
-    )
+    reader = Interpreter(str(file))
+    reader.allocate_tensors()
+    makers: dict[int, dict[str, Any]] = {}
+    for operator in reader._get_ops_details():  # noqa: SLF001 - there is no public one
+        for index in operator["outputs"]:
+            if index not in makers or operator["op_name"] == _DELEGATE:
+                makers[index] = operator
+    met: dict[int, str] = {}
+    wanted = [item["index"] for item in reader.get_output_details()]
+    while wanted:
+        maker = makers.get(wanted.pop())
+        if maker is not None and maker["index"] not in met:
+            met[maker["index"]] = maker["op_name"]
+            wanted.extend(maker["inputs"])
+    return dict(Counter(name for name in met.values() if name != _DELEGATE))
 
 
 def _with_metadata(model: bytes, about: dict[str, Any]) -> bytes:

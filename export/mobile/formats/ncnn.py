@@ -14,6 +14,9 @@ import numpy as np
 
 Classify = Callable[[np.ndarray], np.ndarray]
 
+_HALF_FLAG = 0x01306B47
+"""What ncnn's model loader takes for the start of float16 weights."""
+
 
 def imports() -> None:
     """Load the packages that `load` needs."""
@@ -24,7 +27,6 @@ def convert(
     program: Path,
     out: Path,
     precision: str,
-    _calibration: np.ndarray | None,
     _about: dict[str, Any],
 ) -> dict[str, Any]:
     """Write one `.param`, and its `.bin` beside it.
@@ -33,7 +35,6 @@ def convert(
         program: a saved `torch.export` program that takes float32 [1, 3, H, W].
         out: the `.param` to write.
         precision: "fp32" or "fp16" (weights).
-        _calibration: not used.
         _about: the format has no place for it.
 
     Returns:
@@ -69,11 +70,22 @@ def convert(
     return {"version": version("ncnn"), "format": f"ncnn, pnnx {version('pnnx')}", "left": {}}
 
 
+def precision_found(file: Path) -> str:
+    """Whether weights of products are float16: the word before each of them says so.
+
+    Words are counted and not followed from layer to layer: that takes every layer's own layout.
+    """
+    layers = [line.split()[0] for line in file.read_text(encoding="ascii").splitlines()[2:]]
+    products = sum(name in {"InnerProduct", "Convolution", "Gemm"} for name in layers)
+    words = np.frombuffer(file.with_suffix(".bin").read_bytes(), dtype="<u4")
+    return "fp16" if (words == _HALF_FLAG).sum() > products / 2 else "fp32"
+
+
 def load(file: Path) -> Classify:
     """A function of uint8 [1, H, W, 3] that gives logits [1, K].
 
     Weights may be float16 in the file, arithmetic is float32: left alone, ncnn computes in
-    bfloat16 or float16 wherever the processor can, and the cosine of the logits fell to 0.982.
+    bfloat16 or float16 wherever the processor can.
 
     Raises:
         ValueError: ncnn cannot load the file.

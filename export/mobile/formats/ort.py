@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ def convert(
     program: Path,
     out: Path,
     _precision: str,
-    _calibration: np.ndarray | None,
     _about: dict[str, Any],
 ) -> dict[str, Any]:
     """Write one `.ort`.
@@ -32,7 +33,6 @@ def convert(
             is fixed here at one.
         out: the file to write; "arm" in its name optimises for ARM, else for x86-64.
         _precision: that of the graph.
-        _calibration: not used.
         _about: already in the graph's metadata.
 
     Returns:
@@ -57,6 +57,27 @@ def convert(
         disabled_optimizers=["NchwcTransformer"] if arm else [],
     )
     return {"version": ort.__version__, "format": "ORT", "left": {}}
+
+
+def precision_found(file: Path) -> str:
+    """The type of most bytes of weights; ONNX Runtime writes the file as ONNX for that."""
+    import onnx
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as scratch:
+        back = Path(scratch) / "back.onnx"
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(back)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.save_model_format", "ONNX")
+        ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        weights = [onnx.numpy_helper.to_array(item) for item in onnx.load(back).graph.initializer]
+    sizes: Counter[str] = Counter()
+    for weight in weights:
+        sizes[str(weight.dtype)] += weight.nbytes
+    found = sizes.most_common(1)[0][0]
+    return {"float32": "fp32", "float16": "fp16"}.get(found, found)
 
 
 def load(file: Path) -> Classify:

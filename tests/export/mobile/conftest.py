@@ -1,23 +1,57 @@
+import dataclasses
 import os
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
-from export.mobile.interpreters import find_tools, variable
-from export.mobile.target import Format
+from export.mobile.interpreters import Tools, find_tools, variable
+from export.mobile.target import Format, MobileTarget
 from export.parity import reference_logits
 from export.pictures import Pictures
 from export.workbench import Workbench
-from lavit_deploy.manifest import BatchRange
+from lavit_deploy.checkpoint import load_checkpoint, save_checkpoint
+from lavit_deploy.manifest import Artifact, BatchRange
+from lavit_deploy.model import LaViT
 
 
-@pytest.fixture
-def bench(tiny_checkpoint, tiny_preprocess, pictures):
-    """A workbench of the tiny model on the shared pictures."""
-    model = tiny_checkpoint.build()
+@dataclass(frozen=True)
+class Files:
+    """Every file of a format, and the folder that they were written to."""
+
+    artifacts: tuple[Artifact, ...]
+    folder: Path
+    tools: Tools
+
+    @property
+    def first(self) -> Path:
+        return self.folder / self.artifacts[0].file
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tiny_model, tiny_preprocess, tmp_path_factory):
+    """The tiny model, widened: coremltools leaves constants of fewer than 2048 values alone."""
+    config = dataclasses.replace(tiny_model.config, dims=(8, 16, 64, 64))
+    with torch.random.fork_rng():
+        torch.manual_seed(23)
+        model = LaViT(config).eval()
+        with torch.no_grad():
+            for value in model.parameters():
+                value.add_(torch.randn(value.shape), alpha=0.05)
+    path = tmp_path_factory.mktemp("checkpoint") / "small.pth"
+    classes = ["ant", "bee", "cat", "dog", "eel"]
+    save_checkpoint(path, model, preprocess=tiny_preprocess, classes=classes)
+    return load_checkpoint(path)
+
+
+@pytest.fixture(scope="session")
+def bench(small_checkpoint, tiny_preprocess, pictures):
+    """A workbench of that model on the shared pictures."""
+    model = small_checkpoint.build()
     return Workbench(
-        tiny_checkpoint,
+        small_checkpoint,
         model,
         Pictures(pictures, "test"),
         reference_logits(model, pictures, tiny_preprocess),
@@ -26,11 +60,11 @@ def bench(tiny_checkpoint, tiny_preprocess, pictures):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tools_of():
     """The interpreter of a format; the test is skipped where nothing has its packages."""
 
-    def found(form: Format):
+    def found(form: Format) -> Tools:
         tools = find_tools(form.name, form.modules)
         if tools is None:
             missing = ", ".join(form.modules)
@@ -38,6 +72,23 @@ def tools_of():
         return tools
 
     return found
+
+
+@pytest.fixture(scope="session")
+def files_of(bench, tools_of, tmp_path_factory):
+    """Every file of a format for the small model, built when first asked for."""
+    made: dict[str, Files] = {}
+
+    def built(form: Format) -> Files:
+        tools = tools_of(form)
+        if form.name not in made:
+            folder = tmp_path_factory.mktemp(form.name)
+            target = MobileTarget(form, form.variants, tools)
+            artifacts = tuple(target.build(bench, folder, lambda _step: None))
+            made[form.name] = Files(artifacts, folder, tools)
+        return made[form.name]
+
+    return built
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from export.mobile.interpreters import find_tools
-from export.mobile.target import MobileTarget
+from export.mobile.target import MobileTarget, Variant
 from export.parity import reference_logits
 from export.plan import make_plan
 from export.request import Request
+from export.targets.base import NotBuilt
 from export.targets.coreml import COREML
 from export.targets.executorch import EXECUTORCH
 from export.targets.litert import LITERT
@@ -20,66 +21,108 @@ from export.targets.ort import ORT
 from lavit_deploy.errors import ExportError, MissingDependencyError
 
 FORMATS = (ORT, EXECUTORCH, LITERT, COREML, NCNN)
+RUN_HERE = (ORT, EXECUTORCH, LITERT, NCNN)
 
 
-def built(form, tools, bench, folder, *, variants=1):
-    """The first files of a format."""
-    target = MobileTarget(form, form.variants[:variants], tools)
+def built(variants, bench, folder):
+    """Files for ONNX Runtime Mobile, whose packages are always here."""
+    target = MobileTarget(ORT, variants, find_tools("ort", ORT.modules))
     return list(target.build(bench, folder, lambda _step: None))
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_a_file_passes_parity_in_its_own_runtime(form, tools_of, bench, tmp_path):
-    (artifact,) = built(form, tools_of(form), bench, tmp_path)
-    assert artifact.passed, artifact.parity.reason
-    assert artifact.parity.images == len(bench.reference)
-    assert artifact.parity.method == form.method
-    if form.method == "run":
+def test_every_file_passes_parity_in_its_own_runtime(form, files_of, bench):
+    files = files_of(form)
+    assert [item.name for item in files.artifacts] == [item.name for item in form.variants]
+    for artifact in files.artifacts:
+        assert artifact.passed, (artifact.name, artifact.parity.reason)
+        assert artifact.parity.images == len(bench.reference)
+        assert artifact.parity.method == form.method
+        assert artifact.precision_found == artifact.precision_requested
+        assert (files.folder / artifact.file).stat().st_size == artifact.size_bytes
+
+
+@pytest.mark.parametrize("form", RUN_HERE, ids=lambda form: form.name)
+def test_what_runs_here_is_measured_with_one_thread_first(form, files_of):
+    for artifact in files_of(form).artifacts:
         assert artifact.footprint.own_mib > 0
-        assert artifact.timings[0].threads == 1
-    else:
-        assert not artifact.timings
+        assert [timing.threads for timing in artifact.timings] in ([1], [1, 2])
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_a_file_that_computes_something_else_is_marked_as_failed(form, tools_of, bench, tmp_path):
+def test_what_cannot_run_here_is_not_measured(files_of):
+    assert not any(item.timings or item.footprint for item in files_of(COREML).artifacts)
+
+
+@pytest.mark.parametrize("form", [LITERT, COREML, NCNN], ids=lambda form: form.name)
+def test_half_precision_has_half_the_bytes(form, files_of):
+    # Of the tiny model, names and shapes are most of a file; its weights are what differs.
+    sizes = {item.precision_requested: item.total_bytes for item in files_of(form).artifacts}
+    assert sizes["fp16"] < sizes.get("fp32", sizes["fp16"] + 1)
+
+
+def test_a_file_that_computes_something_else_is_marked_and_put_apart(bench, tmp_path):
     wrong = dataclasses.replace(bench, reference=-bench.reference)
-    (artifact,) = built(form, tools_of(form), wrong, tmp_path)
+    (artifact,) = built(ORT.variants[:1], wrong, tmp_path)
     assert not artifact.passed
     assert "cosine" in artifact.parity.reason
+    assert artifact.file == "failed/model.fp32.arm.ort"
+    assert (tmp_path / artifact.file).is_file()
+    assert (tmp_path / f"{artifact.file}.json").is_file()
+    assert not list(tmp_path.glob("*.ort"))
 
 
-@pytest.mark.parametrize("form", FORMATS[:3] + FORMATS[4:], ids=lambda form: form.name)
+def test_a_file_of_another_precision_than_asked_for_fails(bench, tmp_path):
+    mistaken = dataclasses.replace(ORT.variants[0], precision="fp16")
+    (artifact,) = built((mistaken,), bench, tmp_path)
+    assert artifact.precision_found == "fp32"
+    assert not artifact.passed
+    assert artifact.parity.reason == "asked for fp16, the artifact computes in fp32"
+
+
+def test_a_conversion_that_fails_leaves_the_others(bench, tmp_path):
+    impossible = Variant("ort-long", "x" * 300, "fp32", "")  # no file system takes such a name
+    first, second = built((impossible, ORT.variants[1]), bench, tmp_path)
+    assert isinstance(first, NotBuilt)
+    assert first.name == "ort-long"
+    assert "ort: convert failed: " in first.reason
+    assert second.passed
+    assert {file.name for file in tmp_path.iterdir()} >= {"model.fp32.amd64.ort"}
+
+
+@pytest.mark.parametrize("form", RUN_HERE, ids=lambda form: form.name)
 def test_the_example_classifies_with_the_file_alone(
-    form, tools_of, bench, tmp_path, pictures, run_example
+    form, files_of, bench, tmp_path, pictures, run_example
 ):
-    tools = tools_of(form)
-    (artifact,) = built(form, tools, bench, tmp_path)
+    files = files_of(form)
     picture = tmp_path / "picture.png"
     # Its shorter side is what the resize asks for, so that the centre crop is the picture itself.
     Image.fromarray(pictures[0]).resize((36, 36)).save(picture)
-    printed = run_example(tools.python, form.name, tmp_path / artifact.file, picture)
-    size = bench.checkpoint.preprocess(Image.open(picture))
-    logits = reference_logits(bench.model, size[None], bench.checkpoint.preprocess)[0]
+    printed = run_example(files.tools.python, form.name, files.first, picture)
+    image = bench.checkpoint.preprocess(Image.open(picture))
+    logits = reference_logits(bench.model, image[None], bench.checkpoint.preprocess)[0]
     assert printed.split()[1] == bench.checkpoint.classes[logits.argmax()]
 
 
-def test_the_sidecar_holds_labels_preprocessing_and_input(bench, tmp_path, tools_of):
-    (artifact,) = built(ORT, tools_of(ORT), bench, tmp_path)
-    about = json.loads((tmp_path / f"{artifact.file}.json").read_text())
-    assert about["classes"] == list(bench.checkpoint.classes)
-    assert about["preprocess"]["resize"] == bench.checkpoint.preprocess.resize
-    assert about["input"]["layout"] == "uint8 [1, H, W, 3]"
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_the_sidecar_holds_labels_preprocessing_and_input(form, files_of, bench):
+    for artifact in files_of(form).artifacts:
+        name = artifact.file.split("/")[0]  # an .mlpackage is a folder
+        about = json.loads((files_of(form).folder / f"{name}.json").read_text())
+        assert about["file"] == name
+        assert about["classes"] == list(bench.checkpoint.classes)
+        assert about["preprocess"]["resize"] == bench.checkpoint.preprocess.resize
+        assert (about["input"]["height"], about["input"]["width"]) == (32, 32)
 
 
-def test_a_tflite_file_carries_its_labels(bench, tmp_path, tools_of):
-    (artifact,) = built(LITERT, tools_of(LITERT), bench, tmp_path)
-    with zipfile.ZipFile(tmp_path / artifact.file) as files:
-        labels = files.read("labels.txt").decode().split()
-    assert labels == list(bench.checkpoint.classes)
+def test_every_tflite_file_carries_its_labels(files_of, bench):
+    files = files_of(LITERT)
+    for artifact in files.artifacts:
+        with zipfile.ZipFile(files.folder / artifact.file) as inside:
+            labels = inside.read("labels.txt").decode().split()
+        assert labels == list(bench.checkpoint.classes)
 
 
-def test_a_conversion_that_fails_says_why(tmp_path):
+def test_a_tool_that_fails_says_why(tmp_path):
     tools = find_tools("ort", ORT.modules)
     with pytest.raises(ExportError, match="ort: run failed: "):
         tools.call("run", str(tmp_path / "absent.ort"), "pictures.npy", "logits.npy")
@@ -90,6 +133,7 @@ def test_a_format_that_is_not_installed_is_skipped_or_refused(monkeypatch):
     plan = make_plan(Request(frozenset({"onnx"}), mobile=True), "cpu")
     (skipped,) = [step for step in plan.steps if step.what == "ncnn"]
     assert skipped.action == "skip"
+    assert "/nonexistent/python" in skipped.why
     assert "pip install ncnn==" in skipped.why
     with pytest.raises(MissingDependencyError, match="ncnn"):
         make_plan(Request(frozenset({"ncnn"})), "cpu")

@@ -1,13 +1,17 @@
-"""A runtime that is wrong without a word; why the mobile form lays scores out anew."""
+"""Runtimes that are wrong without a word, and what the mobile form does about each."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from export.mobile.model import mobile_form
 from export.targets.executorch import EXECUTORCH
+from lavit_deploy.checkpoint import load_checkpoint
+from lavit_deploy.folding.fold import fold
 
 
 class SoftmaxOfConvolution(nn.Module):
@@ -38,7 +42,6 @@ def test_executorch_normalises_along_the_wrong_axis_unless_mended(mended, tools_
         "program": str(tmp_path / "model.pt2"),
         "out": str(tmp_path / "model.pte"),
         "precision": "fp32",
-        "calibration": None,
         "about": {},
     }
     (tmp_path / "job.json").write_text(json.dumps(job))
@@ -49,3 +52,18 @@ def test_executorch_normalises_along_the_wrong_axis_unless_mended(mended, tools_
     # Rounding leaves some 1e-7; along the wrong axis, shares differ in their first digit. Should
     # the unmended case come right one day, the mend can go.
     assert bool(difference < 1e-5) is mended, difference
+
+
+def test_no_weight_of_the_first_product_vanishes_in_float16():
+    # ncnn writes what lies below float16's normal numbers as zeros. Pixels go up to 255, and the
+    # weights that take them were small enough for one in twenty of them to be lost.
+    checkpoint = load_checkpoint(Path(__file__).parents[3] / "examples" / "lavit_digits.pth")
+    model = checkpoint.build()
+    plain = fold(model, checkpoint.preprocess).model.stage(0).patch_embed.patches.linear.weight
+    form = mobile_form(model, checkpoint.preprocess)
+    scaled = form.stage(0).patch_embed.patches.linear.weight
+    smallest = np.finfo(np.float16).smallest_normal
+    lost = [float((weight.abs() < smallest).float().mean()) for weight in (plain, scaled)]
+    assert lost[0] > 0.01
+    assert lost[1] < 1e-3
+    torch.testing.assert_close(scaled / 256, plain, rtol=0, atol=0)  # a power of two: exact

@@ -1,0 +1,1 @@
+"""A model repository of NVIDIA Triton Inference Server, from a bundle."""
