@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format serve profile plugin gpu-check clean help
+.PHONY: demo test mobile-test lint format serve profile plugin gpu-check clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     export the shipped checkpoint, serve it, classify pictures over HTTP"
 	@echo "make test     run the whole test suite"
+	@echo "make mobile-test  build and run every mobile format (environments of 6 GB)"
 	@echo "make lint     formatting, lint, types, import contracts, Dockerfile"
 	@echo "make format   rewrite the code in the project's format"
 	@echo "make serve    serve the shipped checkpoint on http://127.0.0.1:8000/"
@@ -40,6 +41,28 @@ demo: $(VENV)/run.stamp
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
+
+# An environment for each mobile format: their packages do not fit into one.
+MOBILE := executorch litert coreml ncnn
+MOBILE_STAMPS := $(MOBILE:%=.venv-%/mobile.stamp)
+
+# litert-torch holds typing_extensions, and with it pydantic, below the versions of constraints.txt;
+# its extra names the versions that matter.
+.venv-litert/mobile.stamp: MOBILE_PIP = $(subst --constraint constraints.txt,,$(PIP))
+MOBILE_PIP = $(PIP)
+
+$(MOBILE_STAMPS): .venv-%/mobile.stamp: pyproject.toml constraints.txt
+	@echo "installing the tools of $* (minutes, once) ..."
+	$(PYTHON) -m venv .venv-$*
+	$(subst $(BIN),.venv-$*/bin,$(MOBILE_PIP)) --editable ".[$*]"
+	@touch $@
+
+mobile-test: $(VENV)/dev.stamp $(MOBILE_STAMPS)
+	LAVIT_EXECUTORCH_PYTHON="$(abspath .venv-executorch/bin/python)" \
+	LAVIT_LITERT_PYTHON="$(abspath .venv-litert/bin/python)" \
+	LAVIT_COREML_PYTHON="$(abspath .venv-coreml/bin/python)" \
+	LAVIT_NCNN_PYTHON="$(abspath .venv-ncnn/bin/python)" \
+	  $(BIN)/python -m pytest tests/export/mobile
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -79,4 +102,4 @@ gpu-check: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
-	rm -rf $(VENV) digits.bundle demo-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(MOBILE:%=.venv-%) digits.bundle demo-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache

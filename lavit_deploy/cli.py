@@ -18,7 +18,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         # A switch is off unless given; where the default is None, the help says what happens then.
-        plain = action.default is None or action.default is False
+        plain = action.default is None or action.default is False or action.default == ()
         return action.help if plain else super()._get_help_string(action)
 
 

@@ -16,7 +16,8 @@ class _Answer(BaseModel):
 class ModelId(_Answer):
     """Which model answered."""
 
-    name: str = Field(description="The model's name in its bundle.")
+    name: str = Field(description="The model's name.")
+    version: str = Field(description="Its version.", examples=["1"])
     artifact: str = Field(description="The artifact that ran.", examples=["onnx-fp32"])
     checkpoint: str = Field(
         description="First 12 hexadecimal digits of the checkpoint's SHA-256.",
@@ -39,10 +40,6 @@ class PictureTiming(_Answer):
     queue_ms: float = Field(description="Waiting for a decoder and for the runtime.", ge=0)
     infer_ms: float = Field(description="Its batch in the runtime.", ge=0)
     batch: int = Field(description="Pictures in that batch.", ge=1)
-
-    @property
-    def total_ms(self) -> float:
-        return self.decode_ms + self.queue_ms + self.infer_ms
 
 
 class ClassifiedPicture(_Answer):
@@ -85,10 +82,38 @@ class Classification(_Answer):
 class ModelEntry(ModelId):
     """One model that can be asked."""
 
-    version: str = Field(description="Its version.", examples=["1"])
     default: bool = Field(description="Whether it answers requests that name no model.")
     ready: bool = Field(description="Whether it takes pictures now.")
     classes: int = Field(description="Number of classes.", ge=1)
+
+
+class AdminEntry(ModelEntry):
+    """One model, as its operators see it."""
+
+    bundle: str = Field(description="The folder that it was opened from.")
+    reason: str | None = Field(description="Why it is not ready; null while it is.")
+    pending: int = Field(description="Pictures accepted and not yet answered.", ge=0)
+
+
+class AdminList(_Answer):
+    """The answer of `GET /admin/models`."""
+
+    models: tuple[AdminEntry, ...]
+
+
+class LoadModel(BaseModel):
+    """What to load, as `POST /admin/models/{name}/versions/{version}` takes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bundle: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder of the bundle on the server; without it the one that is served.",
+    )
+    default: bool = Field(
+        default=False, description="Whether to answer requests that name no model, or no version."
+    )
 
 
 class ModelList(_Answer):

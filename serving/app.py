@@ -1,7 +1,8 @@
-"""The web application: routes, error answers and the model's life around one server."""
+"""The web application: routes, error answers and the models' life around one server."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,16 +15,18 @@ from starlette.responses import Response
 
 from lavit_deploy import __version__
 from lavit_deploy.errors import LavitError
-from serving.classifier import Classifier
+from serving.admin import admin_routes, folders_of
 from serving.docs import add_docs
+from serving.door import Door, LoopLag
 from serving.inference_protocol import protocol_routes
 from serving.metrics import Metrics
-from serving.models import OneModel
 from serving.observing import Observer
 from serving.problem import PictureProblem, error_response, problem_response, status_response
-from serving.routes import PAGE, classify_routes, operator_routes, page_routes
-from serving.security import protect
+from serving.registry import Registry
+from serving.routes import PAGE, classify_routes, list_routes, operator_routes, page_routes
+from serving.security import Access, protect
 from serving.settings import Settings
+from serving.tracing import Tracing
 from serving.uploads import UploadBudget, UploadLimits, UploadReader
 
 _DESCRIPTION = (
@@ -32,20 +35,37 @@ _DESCRIPTION = (
 )
 
 
-def create_app(classifier: Classifier, settings: Settings, metrics: Metrics) -> FastAPI:
-    """The ASGI application over one model, which it starts and closes with its lifespan.
+def create_app(
+    registry: Registry,
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    alone: bool = True,
+    tracing: Tracing | None = None,
+) -> FastAPI:
+    """The ASGI application over some models, which it starts and closes with its lifespan.
 
     Args:
-        classifier: the model, not yet started.
+        registry: the models, not yet started.
         settings: limits.
         metrics: what `/metrics` shows.
+        alone: this process is the whole service. Otherwise there is no administration: it would
+            change the models of one process among several.
+        tracing: where spans of requests go; None: nowhere.
+
+    Raises:
+        UsageError: the keys cannot be used.
     """
+    access = Access.load(settings, os.environ)
+    lag = LoopLag()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        classifier.start()
+        registry.start()
+        lag.start()
         yield
-        await classifier.close(settings.drain_seconds)
+        await registry.close(settings.drain_seconds)
+        await lag.stop()
 
     app = FastAPI(
         title="LaViT",
@@ -55,8 +75,11 @@ def create_app(classifier: Classifier, settings: Settings, metrics: Metrics) -> 
         docs_url=None,
         redoc_url=None,
     )
-    protect(app, settings)
-    app.add_middleware(Observer, metrics=metrics)  # the last one added is the first one asked
+    app.add_middleware(Door, lag=lag, full=lambda: registry.full)
+    protect(app, settings, access)
+    metrics.capacity(settings.queue)
+    # The last one added is the first one asked.
+    app.add_middleware(Observer, metrics=metrics, tracing=tracing)
     uploads = UploadReader(
         UploadLimits(
             max_bytes=settings.max_bytes,
@@ -65,15 +88,17 @@ def create_app(classifier: Classifier, settings: Settings, metrics: Metrics) -> 
         ),
         UploadBudget(settings.max_pending_bytes),
     )
-    models = OneModel(classifier)
     app.include_router(
-        classify_routes(models, uploads, top_k=settings.top_k, seconds=settings.request_seconds)
+        classify_routes(registry, uploads, top_k=settings.top_k, seconds=settings.request_seconds)
     )
+    app.include_router(list_routes(registry))
     for router in protocol_routes(
-        models, uploads, max_files=settings.max_files, seconds=settings.request_seconds
+        registry, uploads, max_files=settings.max_files, seconds=settings.request_seconds
     ):
         app.include_router(router)
-    app.include_router(operator_routes(classifier, metrics))
+    app.include_router(operator_routes(registry, metrics))
+    if alone and access.admin is not None:
+        app.include_router(admin_routes(registry, uploads, folders_of(settings.sources)))
     app.include_router(page_routes())
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     add_docs(app)

@@ -4,59 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from lavit_deploy.environment import available_cores
 from lavit_deploy.errors import InferenceError, LavitError, UsageError
-from lavit_deploy.manifest import Artifact, Manifest
 from lavit_deploy.preprocess import Pixels
-from lavit_deploy.runtimes.base import Runtime
-from serving.answers import ClassifiedPicture, FailedPicture, ModelId, PictureTiming, Prediction
+from serving.answers import ClassifiedPicture, FailedPicture, PictureTiming, Prediction
 from serving.batching import Batcher, BatchLimits, Inferred, Places
+from serving.buckets import Buckets
 from serving.decoding import Decoded, Decoders
 from serving.errors import NotReadyError, UnexpectedError
 from serving.metrics import Metrics
+from serving.model_metrics import Gauges
+from serving.opening import Model
 from serving.problem import kind_of, picture_problem
 from serving.settings import Settings
+from serving.timeline import DECODE, INFER, QUEUE, Lane, Timeline
 from serving.uploads import Upload
 
 _log = logging.getLogger("serving.classifier")
-
-
-@dataclass(frozen=True)
-class Model:
-    """An opened artifact and what its bundle says about it.
-
-    Attributes:
-        manifest: the bundle's manifest.
-        artifact: the artifact that was opened.
-        runtime: the artifact, opened.
-    """
-
-    manifest: Manifest
-    artifact: Artifact
-    runtime: Runtime
-
-    @property
-    def id(self) -> ModelId:
-        """What answers name it by."""
-        return ModelId(
-            name=self.manifest.name,
-            artifact=self.artifact.name,
-            checkpoint=self.manifest.checkpoint.sha256[:12],
-        )
 
 
 class Classifier:
     """Decodes, batches and classifies pictures with one model.
 
     Args:
-        model: the model; the classifier closes its runtime.
+        model: the model; the classifier closes its runtimes.
         settings: limits and sizes.
         metrics: where times and errors are counted.
+        decoders: decode pictures for this model and others; not closed here.
 
     Attributes:
         drained: after `close`, whether everything accepted was finished.
@@ -65,38 +42,70 @@ class Classifier:
         UsageError: a batch size that the artifact does not take.
     """
 
-    def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, model: Model, settings: Settings, metrics: Metrics, decoders: Decoders
+    ) -> None:
         self.model = model
         self.classes = model.manifest.classes
         self.max_batch = _batch_size(model, settings.max_batch)
-        self._metrics = metrics
+        self._errors = metrics
+        self._metrics = metrics.of(*model.key)
         self._batcher = Batcher(
-            model.runtime,
+            model.runtimes,
             BatchLimits(
-                min_batch=model.artifact.batch.minimum,
-                max_batch=self.max_batch,
+                buckets=Buckets.measured(
+                    model.artifact.batch.minimum,
+                    self.max_batch,
+                    model.artifact.timings,
+                    settings.instance_threads,
+                ),
                 max_wait=settings.max_wait_ms / 1e3,
                 capacity=settings.queue,
+                infer_seconds=settings.infer_seconds,
             ),
-            on_batch=metrics.batch,
+            reopen=model.reopen,
+            on_batch=self._metrics.batch,
+            on_restart=self._metrics.restarted,
         )
-        self.decoders = settings.decoders or available_cores()
-        self._decoders = Decoders(
-            workers=self.decoders,
-            max_pixels=settings.max_pixels,
-            seconds=settings.decode_seconds,
-            isolation=settings.decoder_isolation,
-        )
+        self._decoders = decoders
         self._warm_up: asyncio.Task[None] | None = None
         self._stopping = False
         self.drained = True
-        metrics.watch(
+
+    @property
+    def pending(self) -> int:
+        """Pictures accepted and not yet answered."""
+        return self._batcher.taken
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no place for one more picture."""
+        return self._batcher.full
+
+    def show(self) -> None:
+        """Let the metrics show this model under its name and version."""
+        gauges = Gauges(
             depth=lambda: self._batcher.depth,
-            predicted_wait=self._batcher.predicted_wait,
             pending=lambda: self._batcher.taken,
+            predicted_wait=self._batcher.predicted_wait,
+            instances=lambda: self._batcher.working,
             ready=lambda: self.unready_reason is None,
         )
-        metrics.describe_model(model.id.model_dump())
+        model = self.model.id
+        self._metrics.show(
+            gauges,
+            artifact=model.artifact,
+            checkpoint=model.checkpoint,
+            runtime=self.model.artifact.runtime,
+        )
+
+    def replaced(self, by: Classifier) -> None:
+        """Leave the metrics' name and version to a successor that they show already."""
+        self._metrics.replaced(by._metrics)
+
+    def hide(self) -> None:
+        """Let the metrics show this model no more."""
+        self._metrics.hide()
 
     @property
     def unready_reason(self) -> str | None:
@@ -138,8 +147,6 @@ class Classifier:
             self._warm_up.cancel()
             await asyncio.gather(self._warm_up, return_exceptions=True)
         self.drained = await self._batcher.close(timeout)
-        self._decoders.close()
-        self.model.runtime.close()
 
     async def classify(
         self, pictures: tuple[Upload, ...], top_k: int, deadline: float | None = None
@@ -161,6 +168,8 @@ class Classifier:
         """
         self._check_warm()
         with self._batcher.places(len(pictures), deadline) as places:
+            if len(pictures) == 1:  # most requests: a task of its own would cost more than it does
+                return [await self._classify(0, pictures[0], top_k, places)]
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._classify(index, picture, top_k, places))
@@ -192,15 +201,16 @@ class Classifier:
         return [task.result() for task in tasks]
 
     async def _infer(self, picture: Upload | Pixels, places: Places) -> Inferred | LavitError:
+        lane = Timeline.current().picture()
         try:
             decode_seconds = 0.0
             if isinstance(picture, Upload):
-                decoded = await self._decode(picture, places)
+                decoded = await self._decode(picture, places, lane)
                 picture, decode_seconds = decoded.pixels, decoded.decode_seconds
-            inferred = await places.infer(picture)
+            inferred = await _infer(picture, places, lane)
             self._check_logits(inferred.logits)
         except LavitError as error:
-            self._metrics.error(kind_of(error))
+            self._errors.error(kind_of(error))
             return error
         except Exception:  # noqa: BLE001 - costs this request, not the service
             _log.exception("unexpected while inferring a picture")
@@ -215,9 +225,10 @@ class Classifier:
     async def _classify(
         self, index: int, picture: Upload, top_k: int, places: Places
     ) -> ClassifiedPicture | FailedPicture:
+        lane = Timeline.current().picture()
         try:
-            decoded = await self._decode(picture, places)
-            inferred = await places.infer(decoded.pixels)
+            decoded = await self._decode(picture, places, lane)
+            inferred = await _infer(decoded.pixels, places, lane)
             predictions = self._predictions(inferred.logits, top_k)
         except LavitError as error:
             return self._failed(index, picture, error)
@@ -230,15 +241,19 @@ class Classifier:
             index=index, name=picture.name, predictions=predictions, timing=timing
         )
 
-    async def _decode(self, picture: Upload, places: Places) -> Decoded:
-        try:
-            return await self._decoders.decode(picture.data, self.model.manifest.preprocess)
-        except Exception:
-            places.give_up()
-            raise
+    async def _decode(self, picture: Upload, places: Places, lane: Lane) -> Decoded:
+        with lane.stage(DECODE) as stage:
+            try:
+                decoded = await self._decoders.decode(picture.data, self.model.manifest.preprocess)
+            except Exception:
+                places.give_up()
+                raise
+            stage.was(QUEUE, decoded.wait_seconds)
+            stage.was(DECODE, decoded.decode_seconds)
+        return decoded
 
     def _failed(self, index: int, picture: Upload, error: LavitError) -> FailedPicture:
-        self._metrics.error(kind_of(error))
+        self._errors.error(kind_of(error))
         return FailedPicture(index=index, name=picture.name, error=picture_problem(error))
 
     def _predictions(self, logits: npt.NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
@@ -267,6 +282,15 @@ class Classifier:
             infer_ms=round(inferred.infer_seconds * 1e3, 3),
             batch=inferred.batch,
         )
+
+
+async def _infer(pixels: Pixels, places: Places, lane: Lane) -> Inferred:
+    """Logits of a decoded picture, uint8 [H, W, 3], with its stages in the request's timeline."""
+    with lane.stage(QUEUE) as stage:
+        inferred = await places.infer(pixels)
+        stage.was(QUEUE, inferred.queue_seconds)
+        stage.was(INFER, inferred.infer_seconds, inferred.batch)
+    return inferred
 
 
 def _batch_size(model: Model, asked: int | None) -> int:

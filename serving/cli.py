@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -12,32 +13,60 @@ from typing import get_args
 from lavit_deploy import cli
 from lavit_deploy.errors import MissingDependencyError
 from lavit_deploy.manifest import Device, ServerRuntime
+from serving import configuration
+from serving.configuration import CommaSeparated, Several
 from serving.settings import Isolation, LogFormat, Settings
+from serving.sources import ModelSource
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
+
+_SECRETS = ("LAVIT_API_KEYS", "LAVIT_ADMIN_KEYS")
+"""Variables of `serving.security`, whose import would need the HTTP packages."""
 
 _EXAMPLES = """\
   lavit-serve lavit_s.bundle
   lavit-serve lavit_s.bundle --host 0.0.0.0 --port 80 --log-format json
+  lavit-serve lavit_s.bundle --model digits:2=digits.bundle
+  LAVIT_SERVE_MAX_BATCH=16 lavit-serve lavit_s.bundle --config serve.toml --show-config
   curl -F file=@cat.jpg http://127.0.0.1:8000/classify
   curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/classify?top_k=3
 
-SIGTERM and Ctrl-C finish what was accepted, then exit.
+Every option can also be given as LAVIT_SERVE_<OPTION> or in a file; an option on the command
+line wins over a variable, a variable over the file. SIGTERM and Ctrl-C finish what was accepted,
+then exit. SIGHUP reads all of it again and exchanges the bundles that have changed.
 exit codes: 0 stopped, 1 parity or warm-up failed or requests were abandoned, 2 wrong option,
 bundle or address, 3 a package is missing"""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of `lavit-serve`."""
-    default = Settings(bundle=Path())
+    default = Settings(bundles=(Path(),))
     parser = cli.parser("lavit-serve", "Serve a bundle's model over HTTP.", _EXAMPLES)
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder by lavit-export")
+    parser.add_argument(
+        "bundles",
+        type=Path,
+        nargs="*",
+        action=Several,
+        default=(),
+        metavar="BUNDLE",
+        help="folders by lavit-export; the first is the default model",
+    )
 
     where = parser.add_argument_group("address")
     where.add_argument("--host", default=default.host, help="address to listen on")
     where.add_argument("--port", type=int, default=default.port, help="TCP port; 0: any free one")
 
     model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        dest="models",
+        type=ModelSource.parse,
+        nargs=1,
+        action=Several,
+        default=(),
+        metavar="NAME[:VERSION]=PATH",
+        help="one more bundle, by a name and a version of yours; may be repeated",
+    )
     model.add_argument(
         "--artifact",
         default=default.artifact,
@@ -58,11 +87,24 @@ def make_parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--retune",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=default.retune,
         help="measure the artifacts on this machine first, and keep the result in the bundle",
     )
     model.add_argument("--device", choices=get_args(Device), default=default.device)
     model.add_argument("--threads", type=int, help="threads of the runtime (default: the cores)")
+    model.add_argument(
+        "--instances",
+        type=int,
+        default=default.instances,
+        help="times that each model is opened; they share the threads",
+    )
+    model.add_argument(
+        "--infer-seconds",
+        type=float,
+        default=default.infer_seconds,
+        help="time a batch may take before the runtime counts as broken and is opened again",
+    )
     model.add_argument(
         "--decoders", type=int, help="pictures decoded at the same time (default: the cores)"
     )
@@ -142,15 +184,40 @@ def make_parser() -> argparse.ArgumentParser:
         help="one key in each line; without it LAVIT_API_KEYS, or no key is asked for",
     )
     access.add_argument(
+        "--admin-keys",
+        type=Path,
+        metavar="FILE",
+        help="keys for /admin; without it LAVIT_ADMIN_KEYS, or the API keys open it",
+    )
+    access.add_argument(
         "--cors-origins",
-        type=lambda text: tuple(text.split(",")),
+        action=CommaSeparated,
         default=default.cors_origins,
         metavar="ORIGIN,...",
         help="web origins whose pages may call the service (default: only its own)",
     )
 
-    logs = parser.add_argument_group("logs")
+    logs = parser.add_argument_group("logs and traces")
     logs.add_argument("--log-format", choices=get_args(LogFormat), default=default.log_format)
+    logs.add_argument(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="OpenTelemetry collector, such as http://127.0.0.1:4318; without it "
+        "OTEL_EXPORTER_OTLP_ENDPOINT, or nothing is traced",
+    )
+
+    source = parser.add_argument_group("configuration")
+    source.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML with the options' names as keys; without it LAVIT_SERVE_CONFIG",
+    )
+    source.add_argument(
+        "--show-config",
+        action="store_true",
+        help="print every setting with where it comes from, as such a file, and end",
+    )
     return parser
 
 
@@ -160,14 +227,23 @@ def main(arguments: Sequence[str] | None) -> int:
     Raises:
         LavitError: the server could not start.
     """
-    settings = Settings(**vars(make_parser().parse_args(arguments)))
+    effective, others = configuration.read(make_parser, arguments, os.environ)
+    if others.show_config:
+        print(effective.toml(name for name in _SECRETS if name in os.environ))
+        effective.settings()
+        return 0
+    settings = effective.settings()
+
+    def reread() -> Settings:
+        return configuration.read(make_parser, arguments, os.environ)[0].settings()
+
     for package in _NEEDED:
         if find_spec(package) is None:
             raise MissingDependencyError(package, extra="serve", purpose="serve over HTTP")
     from serving import logs, server
 
     logs.configure(settings.log_format)
-    return server.serve(settings)
+    return server.serve(settings, reread=reread)
 
 
 def entry() -> None:

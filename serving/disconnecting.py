@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -24,19 +23,29 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGoneError: the client left first.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGoneError("the client left before the answer was ready")
-        return working.result()
-    finally:
-        for task in (working, leaving):
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a task must await this")
+    cancelling, ended, gone = task.cancelling(), False, False
+
+    def leave(_: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if not ended:  # a callback may come after the work, and would cancel what follows it
+            gone = True
             task.cancel()
-        for task in (working, leaving):
-            with suppress(BaseException):  # already raised above, or cancelled here
-                await task
+
+    leaving = asyncio.ensure_future(_disconnected(request))
+    leaving.add_done_callback(leave)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # As asyncio.timeout does: somebody else may have cancelled the task, too.
+        if gone and task.uncancel() <= cancelling:
+            raise ClientGoneError("the client left before the answer was ready") from None
+        raise
+    finally:
+        ended = True
+        leaving.cancel()
 
 
 async def _disconnected(request: Request) -> None:

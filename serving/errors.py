@@ -9,10 +9,12 @@ LavitError
 │   ├── UnauthorizedError      no API key, or none that is known           HTTP 401
 │   ├── UnknownModelError      no model of that name and version           HTTP 404
 │   ├── UploadTimeoutError     the body did not arrive in time             HTTP 408
+│   ├── LastModelError         the only model cannot be unloaded           HTTP 409
 │   ├── BodyTooLargeError      more bytes than the limit                   HTTP 413
 │   ├── TooManyPicturesError   more files than the limit                   HTTP 413
 │   ├── UnsupportedBodyError   a content type or encoding not taken here   HTTP 415
 │   ├── InvalidParameterError  a value out of its range                    HTTP 422
+│   ├── ModelRefusedError      a bundle that cannot be served; says why    HTTP 422
 │   └── ClientGoneError        the client closed the connection            HTTP 499, in logs only
 ├── DecodingTimeoutError       a picture takes too long (an ImageError)    HTTP 422
 ├── DecoderCrashError          a decoder died of a picture (an ImageError) HTTP 422
@@ -91,6 +93,18 @@ class UnsupportedBodyError(RequestError):
 
 class InvalidParameterError(RequestError):
     """A value is out of its range."""
+
+    http_status = 422
+
+
+class LastModelError(RequestError):
+    """The only model cannot be taken out of service."""
+
+    http_status = 409
+
+
+class ModelRefusedError(RequestError):
+    """A bundle that was to be loaded cannot be served; what was served before still is."""
 
     http_status = 422
 

@@ -90,9 +90,8 @@ def _server_routes(models: Models) -> APIRouter:
     @router.get("/v2/health/ready", summary="Is every model ready?", responses={503: _UNREADY})
     async def ready() -> ServerReady:
         """Whether traffic should be sent here."""
-        waiting = [entry.name for entry in models.listing() if not entry.ready]
-        if waiting:
-            raise NotReadyError(f"not ready: {', '.join(waiting)}")
+        if models.unready_reason is not None:
+            raise NotReadyError(models.unready_reason)
         return ServerReady()
 
     return router
@@ -166,8 +165,7 @@ def _infer_routes(
                     if isinstance(result, LavitError):
                         return _refusal(request, index, result)
                     rows.append(result.logits)
-                version = model_version or _version(models, model_name)
-                return _response(call, classifier, np.stack(rows), (model_name, version))
+                return _response(call, classifier, np.stack(rows))
 
     responses: dict[int | str, dict[str, Any]] = {
         status: problem_doc(text) for status, text in _REFUSALS.items()
@@ -224,14 +222,8 @@ def _metadata(name: str, versions: tuple[str, ...], classifier: Classifier) -> M
     )
 
 
-def _version(models: Models, name: str) -> str:
-    return next(entry.version for entry in models.listing() if entry.name == name)
-
-
-def _response(
-    call: InferCall, classifier: Classifier, logits: npt.NDArray[np.float32], model: tuple[str, str]
-) -> Response:
-    header, raw = answer_of(call, logits, classifier.classes, model)
+def _response(call: InferCall, classifier: Classifier, logits: npt.NDArray[np.float32]) -> Response:
+    header, raw = answer_of(call, logits, classifier.classes, classifier.model.key)
     if not call.binary:
         return Response(header, media_type="application/json")
     return Response(header + raw, media_type=RAW, headers={_HEADER_LENGTH: str(len(header))})

@@ -4,11 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.exposition import choose_encoder
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+from lavit_deploy import __version__
+from lavit_deploy.errors import InferenceError
+from serving.errors import (
+    DeadlineError,
+    NotReadyError,
+    OverloadedError,
+    PredictedWaitError,
+    UnexpectedError,
+)
+from serving.model_metrics import AllModels, ModelMetrics
+from serving.problem import kind_of
+
+_SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
+)
+_COUNTED_FROM_ZERO = (
+    DeadlineError,
+    InferenceError,
+    NotReadyError,
+    OverloadedError,
+    PredictedWaitError,
+    UnexpectedError,
+)
+"""Shown before the first one happens: from nothing to 1 is no increase to Prometheus."""
 
 
 class Metrics:
@@ -17,10 +48,12 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
         self._requests = Counter(
             "lavit_requests",
             "Requests answered.",
-            ("route", "method", "status"),
+            ("route", "method", "status", "reason"),
             registry=self.registry,
         )
         self._request_seconds = Histogram(
@@ -36,80 +69,46 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        for error in _COUNTED_FROM_ZERO:
+            self._errors.labels(kind_of(error))
         self.in_flight = Gauge(
             "lavit_requests_in_flight", "Requests being answered.", registry=self.registry
         )
-        self._batch_size = Histogram(
-            "lavit_batch_size",
-            "Pictures in a batch.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
-            registry=self.registry,
-        )
-        self._infer_seconds = self._histogram("infer", "Time of a batch in the runtime.")
-        self._decode_seconds = self._histogram("decode", "Decoding, resizing, cropping a picture.")
-        self._queue_seconds = self._histogram("queue", "Time a picture waited in queues.")
-        self._depth = Gauge(
-            "lavit_queue_depth",
-            "Decoded pictures waiting for the runtime.",
-            registry=self.registry,
-        )
-        self._predicted_wait = Gauge(
-            "lavit_predicted_wait_seconds",
-            "Time until one more picture would be answered.",
-            registry=self.registry,
-        )
-        self._pending = Gauge(
-            "lavit_pictures_pending",
-            "Pictures accepted and not yet answered.",
-            registry=self.registry,
-        )
         self._ready = Gauge(
-            "lavit_ready", "1 while the model is ready, else 0.", registry=self.registry
+            "lavit_ready", "1 while every model is ready, else 0.", registry=self.registry
         )
-        self._model = Info("lavit_model", "The model being served.", registry=self.registry)
-
-    def _histogram(self, stage: str, description: str) -> Histogram:
-        return Histogram(
-            f"lavit_{stage}_seconds", description, buckets=_SECONDS, registry=self.registry
+        self._queue_capacity = Gauge(
+            "lavit_queue_capacity",
+            "Most pictures of a model accepted and not yet answered.",
+            registry=self.registry,
         )
+        Gauge(
+            "lavit_build_info", "What runs, always 1.", ("version",), registry=self.registry
+        ).labels(__version__).set(1)
+        self._models = AllModels(self.registry)
 
-    def describe_model(self, labels: dict[str, str]) -> None:
-        """Set the labels of `lavit_model_info`."""
-        self._model.info(labels)
+    def of(self, name: str, version: str) -> ModelMetrics:
+        """What is counted about one model."""
+        return self._models.of(name, version)
 
-    def watch(
-        self,
-        *,
-        depth: Callable[[], float],
-        predicted_wait: Callable[[], float],
-        pending: Callable[[], float],
-        ready: Callable[[], float],
-    ) -> None:
-        """Have these read whenever the metrics are."""
-        self._depth.set_function(depth)
-        self._predicted_wait.set_function(predicted_wait)
-        self._pending.set_function(pending)
+    def watch(self, ready: Callable[[], float]) -> None:
+        """Have this read whenever the metrics are: whether every model is ready."""
         self._ready.set_function(ready)
 
-    def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request that was answered."""
-        known = method if method in _METHODS else "other"
-        self._requests.labels(route, known, str(status)).inc()
+    def capacity(self, pictures: int) -> None:
+        """Show how many pictures of a model may be in the house."""
+        self._queue_capacity.set(pictures)
+
+    def request(
+        self, *, route: str, method: str, status: int, reason: str | None, seconds: float
+    ) -> None:
+        """Count a request that was answered; `reason` is an error's kind, None without one."""
+        self._requests.labels(route, method, str(status), reason or "").inc()
         self._request_seconds.labels(route).observe(seconds)
 
     def error(self, reason: str) -> None:
         """Count a refused or failed request or picture; `reason` is an error's kind."""
         self._errors.labels(reason).inc()
-
-    def batch(self, size: int, seconds: float) -> None:
-        """Count a batch and its time in the runtime."""
-        self._batch_size.observe(size)
-        self._infer_seconds.observe(seconds)
-
-    def picture(self, *, decode_seconds: float, queue_seconds: float) -> None:
-        """Count a classified picture's times."""
-        self._decode_seconds.observe(decode_seconds)
-        self._queue_seconds.observe(queue_seconds)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """All metrics in the format that an Accept header asks for, and its media type."""

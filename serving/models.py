@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from serving.answers import ModelEntry
 from serving.classifier import Classifier
-from serving.errors import UnknownModelError
 
 
 class Models(Protocol):
     """Where routes find models."""
 
+    @property
+    def unready_reason(self) -> str | None:
+        """Why no traffic should be sent here; None while every model is ready."""
+
     def use(
         self, name: str | None = None, version: str | None = None
     ) -> AbstractContextManager[Classifier]:
-        """Hold a model for the time of a request; None is the default one.
+        """Hold a model for the time of a request, even if it is exchanged meanwhile.
+
+        Args:
+            name: which; None: the default one.
+            version: which of that name; None: the first one in the listing.
 
         Raises:
             UnknownModelError: there is none of that name and version.
@@ -25,38 +31,3 @@ class Models(Protocol):
 
     def listing(self) -> tuple[ModelEntry, ...]:
         """What there is, the default first."""
-
-
-class OneModel:
-    """A service of a single model.
-
-    Args:
-        classifier: the model.
-    """
-
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
-
-    @contextmanager
-    def use(self, name: str | None = None, version: str | None = None) -> Iterator[Classifier]:
-        """As of `Models`."""
-        (only,) = self.listing()
-        if name not in {None, only.name} or version not in {None, only.version}:
-            asked = " ".join(str(part)[:100] for part in (name, version) if part is not None)
-            raise UnknownModelError(
-                f"there is no model {asked!r}; there is {only.name} version {only.version}"
-            )
-        yield self._classifier
-
-    def listing(self) -> tuple[ModelEntry, ...]:
-        """As of `Models`."""
-        model = self._classifier.model
-        return (
-            ModelEntry(
-                **model.id.model_dump(),
-                version="1",
-                default=True,
-                ready=self._classifier.unready_reason is None,
-                classes=len(self._classifier.classes),
-            ),
-        )

@@ -18,12 +18,16 @@ from lavit_deploy.errors import LavitError
 from serving.errors import NotReadyError, UnexpectedError
 from serving.metrics import Metrics
 from serving.problem import error_response
+from serving.timeline import Timeline
+from serving.tracing import RequestTrace, Tracing
 
 _log = logging.getLogger("serving.requests")
 
 REQUEST_ID = "X-Request-ID"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:+=-]{1,128}")
 """Ids taken from clients: nothing that could forge a line in a log or a header."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics", "/page", "/docs/assets"})
 """Routes whose successes are logged at debug level only."""
@@ -35,26 +39,31 @@ class Observer:
     Args:
         app: what answers.
         metrics: where requests are counted.
+        tracing: where spans go; None: nowhere.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         request_id = state["request_id"] = _request_id(scope)
+        timeline, token = Timeline.begin(request_id)
+        trace = self._trace(scope, timeline)
         status = 0
 
         async def observed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+                headers["Server-Timing"] = timeline.header()
             await send(message)
 
         async def refuse(error: LavitError) -> None:
@@ -72,17 +81,35 @@ class Observer:
             await refuse(UnexpectedError("the service failed on this request; the log says why"))
         finally:
             self._metrics.in_flight.dec()
-            self._conclude(scope, status, time.perf_counter() - started)
+            self._conclude(scope, status, timeline, trace)
+            Timeline.end(token)
 
-    def _conclude(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count the request and log it."""
+    def _trace(self, scope: Scope, timeline: Timeline) -> RequestTrace | None:
+        if self._tracing is None or scope["path"] in _QUIET:
+            return None
+        trace = self._tracing.begin(
+            Headers(scope=scope), timeline, method=_method(scope), path=scope["path"]
+        )
+        timeline.trace_id = trace.trace_id
+        return trace
+
+    def _conclude(
+        self, scope: Scope, status: int, timeline: Timeline, trace: RequestTrace | None
+    ) -> None:
+        """Count the request, log it, and end its trace."""
+        seconds = time.perf_counter() - timeline.started
         route = _route(scope)
+        method = _method(scope)
         state = scope["state"]
-        reason = state.get("reason")
-        if reason is not None:
-            self._metrics.error(reason)
-        self._metrics.request(route=route, method=scope["method"], status=status, seconds=seconds)
-        quiet = route in _QUIET and status < 400
+        if state.get("reason") is not None:
+            self._metrics.error(state["reason"])
+        reason = state.get("kind")
+        self._metrics.request(
+            route=route, method=method, status=status, reason=reason, seconds=seconds
+        )
+        if trace is not None:
+            trace.end(timeline, method=method, route=route, status=status, reason=reason)
+        quiet = (route in _QUIET and status < 400) or "quiet" in state
         _log.log(
             logging.DEBUG if quiet else logging.INFO,
             "%s %s %d",
@@ -91,17 +118,29 @@ class Observer:
             status,
             extra={
                 "request_id": state["request_id"],
-                "milliseconds": round(seconds * 1e3, 3),
+                "method": method,
+                "route": route,
+                "status": status,
+                **{f"{name}_ms": spent for name, spent in timeline.milliseconds().items()},
                 "client": (scope.get("client") or ("-",))[0],
                 **({"reason": reason} if reason else {}),
                 **({"pictures": state["pictures"]} if "pictures" in state else {}),
+                **({"trace_id": timeline.trace_id} if timeline.trace_id else {}),
             },
         )
 
 
+def _method(scope: Scope) -> str:
+    """The method; never a word of the client's own."""
+    return scope["method"] if scope["method"] in _METHODS else "other"
+
+
 def _route(scope: Scope) -> str:
-    """The route's pattern, or the folder of static files; never the path that was asked for."""
-    path: str = getattr(scope.get("route"), "path", "")
+    """The route's pattern, or the folder of static files; never the path that was asked for.
+
+    What answers before a route is found may put the pattern into the request's state.
+    """
+    path: str = scope["state"].get("route") or getattr(scope.get("route"), "path", "")
     return path or scope.get("root_path") or "unmatched"
 
 

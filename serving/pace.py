@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 _NEWEST = 0.2
@@ -28,18 +30,24 @@ class Pace:
         if usual := self._usual(size):
             self._slowness += _NEWEST * (seconds / usual - self._slowness)
 
-    def seconds(self, pictures: int, max_batch: int, *, idle: bool = False) -> float:
+    def seconds(
+        self, pictures: int, max_batch: int, *, idle: bool = False, instances: int = 1
+    ) -> float:
         """Time to run so many pictures: full batches, and one with the rest; 0 if never measured.
 
         Args:
             pictures: how many.
             max_batch: size of a full batch.
+            instances: batches that run at the same time.
             idle: nothing else runs, so batches take what they took at the warm-up. Without this,
                 a stall could make every prediction too long for every client, and no batch would
                 ever run that corrects it.
         """
         full, rest = divmod(pictures, max_batch)
-        usual = full * self._usual(max_batch) + (self._usual(rest) if rest else 0.0)
+        of_full = self._usual(max_batch)
+        # The rest begins when the first instance is free, maybe beside the last full batches.
+        ends = full // instances * of_full + (self._usual(rest) if rest else 0.0)
+        usual = max(math.ceil(full / instances) * of_full, ends)
         return usual if idle else self._slowness * usual
 
     def _usual(self, size: int) -> float:

@@ -54,9 +54,10 @@ class Problem(PictureProblem):
     )
 
 
-def kind_of(error: LavitError) -> str:
+def kind_of(error: LavitError | type[LavitError]) -> str:
     """Slug of an error's class: `CorruptImageError` is "corrupt-image"."""
-    words = re.findall(r"[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
+    kind = error if isinstance(error, type) else type(error)
+    words = re.findall(r"[A-Z][a-z]+", kind.__name__.removesuffix("Error"))
     return "-".join(words).lower()
 
 
@@ -119,13 +120,15 @@ def problem_response(
     """A whole answer that is a problem.
 
     Args:
-        request: what is answered; `reason` is left in its state, for the log and the metrics.
+        request: what is answered; `reason`, to be counted, and the problem's kind are left in
+            its state, for the metrics and the log.
         problem: the problem.
         reason: its kind; None where the kinds were counted picture by picture.
         headers: more headers.
         errors: the problem of each picture.
     """
     request.state.reason = reason
+    request.state.kind = reason or problem.type.rpartition(":")[2]
     request_id = request.state.request_id
     whole = Problem(
         **problem.model_dump(include=set(PictureProblem.model_fields)),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lavit_deploy.errors import UsageError
+from serving.deadlines import HEADER as DEADLINE
 from serving.errors import UnauthorizedError
 from serving.problem import error_response
 from serving.settings import Settings
@@ -24,6 +25,10 @@ from serving.settings import Settings
 VARIABLE = "LAVIT_API_KEYS"
 """Environment variable with keys, separated by spaces, commas or lines."""
 
+ADMIN_VARIABLE = "LAVIT_ADMIN_KEYS"
+"""The same for the keys of administration."""
+
+_ADMIN = "/admin/"
 _SHORTEST = 16  # characters; 64 bits where they are hexadecimal
 _OPEN = frozenset(
     {"/", "/healthz", "/readyz", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
@@ -61,8 +66,21 @@ class ApiKeys:
         self._hashes = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
 
     @classmethod
-    def load(cls, file: Path | None, environment: Mapping[str, str]) -> ApiKeys | None:
+    def load(
+        cls,
+        file: Path | None,
+        environment: Mapping[str, str],
+        *,
+        option: str = "--api-keys",
+        variable: str = VARIABLE,
+    ) -> ApiKeys | None:
         """Keys from a file, lines beginning with # left out, or else from the environment.
+
+        Args:
+            file: one key in each line.
+            environment: the process's variables.
+            option: what names the file, for messages.
+            variable: which variable holds keys.
 
         Returns:
             None where neither is given.
@@ -74,11 +92,11 @@ class ApiKeys:
             try:
                 lines = file.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"--api-keys {file} cannot be read: {error}") from None
+                raise UsageError(f"{option} {file} cannot be read: {error}") from None
             stripped = (line.strip() for line in lines)
             return cls(line for line in stripped if line and not line.startswith("#"))
-        if VARIABLE in environment:
-            return cls(key for key in re.split(r"[\s,]+", environment[VARIABLE]) if key)
+        if variable in environment:
+            return cls(key for key in re.split(r"[\s,]+", environment[variable]) if key)
         return None
 
     def knows(self, given: str) -> bool:
@@ -105,17 +123,50 @@ class ApiKeys:
             raise UnauthorizedError("the API key is not known here")
 
 
+@dataclass(frozen=True)
+class Access:
+    """Which keys open what.
+
+    Attributes:
+        keys: of the service; None: it is open.
+        admin: of administration; None: there is no administration.
+    """
+
+    keys: ApiKeys | None
+    admin: ApiKeys | None
+
+    @classmethod
+    def load(cls, settings: Settings, environment: Mapping[str, str]) -> Access:
+        """As the settings say; without keys of its own, administration has the service's.
+
+        Raises:
+            UsageError: a key cannot be used.
+        """
+        keys = ApiKeys.load(settings.api_keys, environment)
+        admin = ApiKeys.load(
+            settings.admin_keys, environment, option="--admin-keys", variable=ADMIN_VARIABLE
+        )
+        return cls(keys, admin or keys)
+
+    def to(self, path: str) -> ApiKeys | None:
+        """The keys that open a path; None: everybody may come in."""
+        if path.startswith(_ADMIN):
+            return self.admin
+        return None if _is_open(path) else self.keys
+
+
 class _KeyGate:
     """ASGI middleware that lets requests with a key through, and everybody to open routes."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
-        self._keys = keys
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_open(scope["path"]):
+        keys = self._access.to(scope["path"]) if scope["type"] == "http" else None
+        if keys is not None:
             try:
-                self._keys.check(Headers(scope=scope))
+                keys.check(Headers(scope=scope))
             except UnauthorizedError as error:
                 await error_response(Request(scope), error)(scope, receive, send)
                 return
@@ -143,24 +194,20 @@ class _SafeHeaders:
         await self._app(scope, receive, completed)
 
 
-def protect(app: FastAPI, settings: Settings) -> None:
+def protect(app: FastAPI, settings: Settings, access: Access) -> None:
     """Add keys, cross-origin rules, compression of answers and security headers.
 
     What is added to the application later is asked earlier.
-
-    Raises:
-        UsageError: the API keys cannot be used.
     """
-    keys = ApiKeys.load(settings.api_keys, os.environ)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM, compresslevel=5)
-    if keys is not None:
-        app.add_middleware(_KeyGate, keys=keys)
+    if access.admin is not None:  # which is where any key is configured
+        app.add_middleware(_KeyGate, access=access)
     if settings.cors_origins:  # before the keys: a browser's preflight carries none
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
-            allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID"),
+            allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", DEADLINE),
             expose_headers=("Retry-After", "Server-Timing", "X-Request-ID"),
         )
     app.add_middleware(_SafeHeaders)

@@ -1,82 +1,74 @@
-"""A server's life: open the bundle, listen, warm up, serve, drain."""
+"""A server's life: open the bundles, listen, warm up, serve, reload, drain."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import uvicorn
 
-from lavit_deploy.bundle import Bundle
-from lavit_deploy.choice import Choice, Wish, choose
 from lavit_deploy.errors import LavitError
-from lavit_deploy.runtimes.opening import open_artifact
-from lavit_deploy.tuning import retune, save
 from serving.app import create_app
-from serving.classifier import Classifier, Model
 from serving.errors import AddressError
 from serving.metrics import Metrics
+from serving.opening import Model, open_models, retune_all
+from serving.registry import Registry
 from serving.settings import MIB, LogFormat, Settings
+from serving.tracing import Tracing
 
 _log = logging.getLogger("serving")
 _BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
-def serve(settings: Settings) -> int:
-    """Serve a bundle until SIGTERM or SIGINT, then finish what was accepted.
+def serve(settings: Settings, *, reread: Callable[[], Settings]) -> int:
+    """Serve bundles until SIGTERM or SIGINT, then finish what was accepted.
+
+    Args:
+        settings: which bundles, and how.
+        reread: makes the settings again, for SIGHUP; only their list of bundles is looked at.
 
     Returns:
         Exit code: 0 after a clean stop, 1 where the last requests had to be abandoned.
 
     Raises:
-        LavitError: the bundle, the address or an option cannot be used, or the warm-up failed.
+        LavitError: a bundle, the address or an option cannot be used, or a warm-up failed.
     """
-    bundle = Bundle.open(settings.bundle)
     if settings.retune:
-        bundle = retune(
-            bundle,
-            device=settings.device,
-            threads=settings.threads,
-            progress=lambda step: print(f"retune    {step}", flush=True),
+        retune_all(settings.sources, settings)
+    models = open_models(settings)
+    with ExitStack() as stack:
+        for model in models:
+            stack.callback(model.close)
+        listener = stack.enter_context(listening_socket(settings.host, settings.port))
+        metrics = Metrics()
+        tracing = Tracing.load(settings.otlp_endpoint, os.environ)
+        if tracing is not None:
+            stack.callback(tracing.close)
+        registry = Registry(models, settings, metrics)
+        config = uvicorn.Config(
+            create_app(registry, settings, metrics, tracing=tracing),
+            log_config=None,
+            access_log=False,  # serving.observing writes it, with request ids
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         )
-        save(bundle)
-    wish = Wish(settings.artifact, settings.runtime, settings.device, settings.agreement)
-    choice = choose(bundle, wish)
-    artifact = choice.artifact
-    with listening_socket(settings.host, settings.port) as listener:
-        runtime = open_artifact(
-            bundle,
-            artifact,
-            device=settings.device,
-            threads=settings.threads,
-            spin=False,  # decoders work on the same cores
-        )
-        with runtime:
-            metrics = Metrics()
-            model = Model(bundle.manifest, artifact, runtime)
-            classifier = Classifier(model, settings, metrics)
-            config = uvicorn.Config(
-                create_app(classifier, settings, metrics),
-                log_config=None,
-                access_log=False,  # serving.observing writes it, with request ids
-                server_header=False,
-                timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-            )
-            server = Server(config, classifier, log_format=settings.log_format)
-            host, port = listener.getsockname()[:2]
-            server.announce(_start_lines(settings, bundle, choice, classifier, url(host, port)))
-            server.run(sockets=[listener])
-            if server.failure is not None:
-                raise server.failure
-            return 0 if classifier.drained else 1
+        server = Server(config, registry, log_format=settings.log_format, reread=reread)
+        host, port = listener.getsockname()[:2]
+        server.announce(_start_lines(settings, models, registry, url(host, port)))
+        server.run(sockets=[listener])
+        if server.failure is not None:
+            raise server.failure
+        return 0 if registry.drained else 1
 
 
 class Server(uvicorn.Server):
@@ -87,26 +79,57 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, classifier: Classifier, *, log_format: LogFormat
+        self,
+        config: uvicorn.Config,
+        registry: Registry,
+        *,
+        log_format: LogFormat,
+        reread: Callable[[], Settings],
     ) -> None:
         super().__init__(config)
         self._log_format = log_format
         self.failure: LavitError | None = None
-        self._classifier = classifier
+        self._registry = registry
+        self._reread = reread
         self._readying: asyncio.Task[None] | None = None
+        self._reloading: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._readying = asyncio.create_task(self._ready(), name="ready")
+        if _RELOAD is not None and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(_RELOAD, self._reload_soon)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._reloading:
+            task.cancel()
+        await super().shutdown(sockets)
 
     async def _ready(self) -> None:
         try:
-            await self._classifier.until_ready()
+            await self._registry.until_ready()
         except LavitError as error:
             self.failure = error
             self.should_exit = True
         else:
             self.announce({"ready": "the model has answered its warm-up; Ctrl-C stops"})
+
+    def _reload_soon(self) -> None:
+        task = asyncio.create_task(self._reload(), name="reload")
+        self._reloading.add(task)
+        task.add_done_callback(self._reloading.discard)
+
+    async def _reload(self) -> None:
+        """After SIGHUP: whatever is wrong with the new models, the old ones keep serving."""
+        try:
+            await self._registry.reload(self._reread().sources)
+        except LavitError as error:
+            _log.error("not reloaded: %s", error)
+        except Exception:  # noqa: BLE001 - the models in service are none the worse
+            _log.exception("not reloaded")
+        else:
+            models = ", ".join(f"{item.name} {item.version}" for item in self._registry.listing())
+            self.announce({"reloaded": models})
 
     def announce(self, lines: dict[str, str]) -> None:
         """Tell the operator, topic by topic: on standard output, or as one record in JSON logs."""
@@ -130,7 +153,7 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._classifier.stop_soon()
+        self._registry.stop_soon()
         super().handle_exit(sig, frame)
 
 
@@ -167,19 +190,33 @@ def url(host: str, port: int) -> str:
 
 
 def _start_lines(
-    settings: Settings, bundle: Bundle, choice: Choice, classifier: Classifier, address: str
+    settings: Settings, models: Sequence[Model], registry: Registry, address: str
 ) -> dict[str, str]:
     """What an operator wants to know about a server that starts, by topic."""
-    manifest = bundle.manifest
+    lines = {"serving": address, "also": "/docs, /metrics, /healthz, /readyz"}
+    for number, model in enumerate(models, 1):
+        of_several = f" {number}" if len(models) > 1 else ""
+        for topic, text in _model_lines(settings, model, registry).items():
+            lines[topic + of_several] = text
+    lines["limits"] = (
+        f"{settings.max_bytes / MIB:g} MiB and {settings.max_files} pictures in a "
+        f"request, {settings.max_pixels / 1e6:g} megapixels in a picture"
+    )
+    return lines
+
+
+def _model_lines(settings: Settings, model: Model, registry: Registry) -> dict[str, str]:
+    """What an operator wants to know about one model, by topic."""
+    manifest, choice = model.manifest, model.choice
+    called = "" if model.key == (manifest.name, "1") else f"{model.key}: "
+    with registry.use(*model.key) as classifier:
+        most = classifier.max_batch
+    times = f", opened {settings.instances} times" if settings.instances > 1 else ""
     return {
-        "serving": address,
-        "also": "/docs, /metrics, /healthz, /readyz",
-        "model": f"{manifest.name} ({manifest.architecture}, {len(manifest.classes)} classes), "
-        f"checkpoint {classifier.model.id.checkpoint}",
-        "artifact": f"{choice.artifact.name} on {settings.device}: {choice.reason}",
-        "batches": f"at most {classifier.max_batch}, waiting at most {settings.max_wait_ms:g} ms; "
-        f"{settings.queue} pictures in the house, {classifier.decoders} decoders",
-        "limits": f"{settings.max_bytes / MIB:g} MiB and {settings.max_files} pictures in a "
-        f"request, {settings.max_pixels / 1e6:g} megapixels in a picture",
+        "model": f"{called}{manifest.name} ({manifest.architecture}, {len(manifest.classes)} "
+        f"classes), checkpoint {model.id.checkpoint}",
+        "artifact": f"{choice.artifact.name} on {settings.device}{times}: {choice.reason}",
+        "batches": f"at most {most}, waiting at most {settings.max_wait_ms:g} ms; "
+        f"{settings.queue} pictures in the house, {registry.decoders} decoders",
         **({"note": "; ".join(choice.notes)} if choice.notes else {}),
     }

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lavit_deploy.environment import available_cores
 from lavit_deploy.errors import UsageError
 from lavit_deploy.manifest import Device, ServerRuntime
 from lavit_deploy.preprocess import MAX_PIXELS
+from serving.sources import ModelSource
 
 MIB = 1 << 20
 LogFormat = Literal["text", "json"]
@@ -21,7 +23,8 @@ class Settings:
     """Everything `lavit-serve` can be told.
 
     Attributes:
-        bundle: folder written by `lavit-export`.
+        bundles: folders written by `lavit-export`, called as their manifests say.
+        models: more of them with names and versions of the operator's.
         host: address to listen on.
         port: TCP port; 0 lets the system choose a free one.
         artifact: name of the artifact to serve, or "auto" for the fastest that passed parity.
@@ -29,7 +32,9 @@ class Settings:
         agreement: smallest top-1 agreement with the float32 model that is accepted, 0 to 1.
         retune: measure every usable artifact on this machine first, and keep the result.
         device: where the runtime computes.
-        threads: threads within an operator; None: the cores this process may use.
+        threads: threads of each model's instances together; None: the cores this process may use.
+        instances: times that each model is opened; batches go to whichever instance is idle.
+        infer_seconds: longest time of a batch; after it the runtime counts as broken.
         decoders: threads that decode pictures; None: the cores this process may use.
         decode_seconds: longest time to decode one picture.
         decoder_isolation: decode in threads of the service, or in processes that may crash.
@@ -46,14 +51,18 @@ class Settings:
         upload_seconds: longest time a body may take to arrive.
         drain_seconds: longest time to finish accepted requests after SIGTERM.
         api_keys: file with one API key in each line; None: those of LAVIT_API_KEYS, if it is set.
+        admin_keys: the same for administration; None: those of LAVIT_ADMIN_KEYS, else API keys.
         cors_origins: web origins whose pages may call the service; None: no others.
         log_format: lines for people, or one JSON object in each line.
+        otlp_endpoint: address of an OpenTelemetry collector; None: as OTEL_EXPORTER_OTLP_ENDPOINT
+            says, or no tracing.
 
     Raises:
         UsageError: a value is outside its range, or two values contradict each other.
     """
 
-    bundle: Path
+    bundles: tuple[Path, ...] = ()
+    models: tuple[ModelSource, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000
     artifact: str = "auto"
@@ -62,6 +71,8 @@ class Settings:
     retune: bool = False
     device: Device = "cpu"
     threads: int | None = None
+    instances: int = 1
+    infer_seconds: float = 30.0
     decoders: int | None = None
     decode_seconds: float = 10.0
     decoder_isolation: Isolation = "threads"
@@ -77,14 +88,41 @@ class Settings:
     upload_seconds: float = 60.0
     drain_seconds: float = 30.0
     api_keys: Path | None = None
+    admin_keys: Path | None = None
     cors_origins: tuple[str, ...] | None = None
     log_format: LogFormat = "text"
+    otlp_endpoint: str | None = None
+
+    @property
+    def sources(self) -> tuple[ModelSource, ...]:
+        """Every bundle to serve; the first is the default."""
+        return (*(ModelSource(path) for path in self.bundles), *self.models)
+
+    @property
+    def instance_threads(self) -> int | None:
+        """Threads of each instance; None: what the runtime takes by itself.
+
+        Raises:
+            UsageError: there are fewer threads than instances.
+        """
+        if self.instances == 1:
+            return self.threads
+        threads = self.threads or available_cores()
+        if self.device == "cpu" and self.instances > threads:
+            raise UsageError(
+                f"--instances {self.instances} is more than the {threads} threads they share"
+            )
+        return max(1, threads // self.instances)
 
     def __post_init__(self) -> None:
+        if not self.sources:
+            raise UsageError("nothing to serve: give a BUNDLE, or --model NAME=PATH")
         if not 0 <= self.port <= 65535:
             raise UsageError(f"--port must be 0..65535, given {self.port}")
         positive = {
             "--threads": self.threads,
+            "--instances": self.instances,
+            "--infer-seconds": self.infer_seconds,
             "--decoders": self.decoders,
             "--decode-seconds": self.decode_seconds,
             "--max-batch": self.max_batch,
@@ -100,11 +138,7 @@ class Settings:
         for option, value in positive.items():
             if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"{option} must be more than 0, given {value}")
-        for origin in self.cors_origins or ():
-            if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
-                raise UsageError(
-                    f"--cors-origins must be like https://example.org, given {origin!r}"
-                )
+        self._check_addresses()
         if not 0 <= self.agreement <= 1:
             raise UsageError(f"--agreement must be 0..1, given {self.agreement}")
         if not 0 <= self.max_wait_ms <= 60_000:
@@ -119,3 +153,15 @@ class Settings:
                 f"--max-bytes {self.max_bytes} is more than --max-pending-bytes "
                 f"{self.max_pending_bytes}: such a request could never be accepted"
             )
+
+    def _check_addresses(self) -> None:
+        endpoint = self.otlp_endpoint
+        if endpoint is not None and not re.fullmatch(r"https?://[^/\s]+\S*", endpoint):
+            raise UsageError(
+                f"--otlp-endpoint must be like http://collector:4318, given {endpoint!r}"
+            )
+        for origin in self.cors_origins or ():
+            if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
+                raise UsageError(
+                    f"--cors-origins must be like https://example.org, given {origin!r}"
+                )

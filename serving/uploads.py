@@ -24,6 +24,7 @@ from serving.errors import (
     UploadTimeoutError,
 )
 from serving.json_body import read_json
+from serving.timeline import READ, Timeline
 
 MULTIPART = "multipart/form-data"
 RAW = "application/octet-stream"
@@ -145,13 +146,14 @@ class UploadReader:
         held = 0
         try:
             try:
-                async with asyncio.timeout(self._limits.seconds):
-                    async for chunk in request.stream():
-                        for piece in unpack(chunk):
-                            self._check_size(held + len(piece))
-                            self._budget.take(len(piece))
-                            held += len(piece)
-                            sink.write(piece)
+                with Timeline.current().shared.stage(READ):
+                    async with asyncio.timeout(self._limits.seconds):
+                        async for chunk in request.stream():
+                            for piece in unpack(chunk):
+                                self._check_size(held + len(piece))
+                                self._budget.take(len(piece))
+                                held += len(piece)
+                                sink.write(piece)
             except TimeoutError:
                 raise UploadTimeoutError(
                     f"the body did not arrive within {self._limits.seconds:g} s"

@@ -18,6 +18,7 @@ T = TypeVar("T")
 class _Call(Generic[T]):
     function: Callable[[], T]
     answer: Future[T]
+    last: bool = False
 
     def run(self) -> None:
         if not self.answer.set_running_or_notify_cancel():
@@ -40,23 +41,30 @@ class Worker:
     """
 
     def __init__(self, name: str) -> None:
-        self._calls: queue.Queue[_Call[Any] | None] = queue.Queue(maxsize=1)
+        # One call, and the order to end after it.
+        self._calls: queue.Queue[_Call[Any] | None] = queue.Queue(maxsize=2)
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             call.run()
+            if call.last:
+                return
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` in the thread.
 
         Raises:
-            queue.Full: a call is already waiting; callers take turns.
+            queue.Full: calls are already waiting; callers take turns.
         """
         answer: Future[T] = Future()
         self._calls.put_nowait(_Call(lambda: function(*args, **kwargs), answer))
         return await asyncio.wrap_future(answer)
+
+    def abandon(self, function: Callable[[], object]) -> None:
+        """Have the thread run `function` and end, should the call that runs ever come back."""
+        self._calls.put_nowait(_Call(function, Future(), last=True))
 
     def stop(self, timeout: float) -> bool:
         """End the thread after the call that runs, if any.
@@ -71,5 +79,9 @@ class Worker:
             self._calls.put(None, timeout=timeout)
         except queue.Full:
             return False
+        return self.join(timeout)
+
+    def join(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for the thread to end; whether it has."""
         self._thread.join(timeout)
         return not self._thread.is_alive()

@@ -99,6 +99,10 @@ class OpenVinoRuntime(Runtime):
         if not 1 <= streams <= threads:
             raise UsageError(f"{streams} streams for {threads} threads: expected 1 to {threads}")
         config = precision_config(precision) | {"INFERENCE_NUM_THREADS": threads}
+        if threads < available_cores():
+            # Pinned, the threads of every model begin at the first core: two models that are meant
+            # to share the cores run on the same one, each at half the speed.
+            config["ENABLE_CPU_PINNING"] = False
         if cache is not None:
             config["CACHE_DIR"] = str(cache)
         core = ov.Core()

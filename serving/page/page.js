@@ -21,6 +21,11 @@ let previews = []; // object URLs on the page, freed when new pictures come
 
 listModels();
 
+// Models come and go while the page is open.
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) listModels();
+});
+
 gate.addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("key", key.value);
@@ -90,6 +95,7 @@ async function classifyOne(file, card, mine) {
       return answer;
     }
     if (!response.ok) {
+      if (response.status === 404) listModels(); // the model that was chosen is gone
       fillError(card, answer.detail);
       return answer;
     }
@@ -137,6 +143,7 @@ async function listModels() {
   if (response?.status === 401) gate.hidden = false;
   if (!response?.ok) return; // the first picture will say what is wrong
   const { models } = await response.json();
+  const before = picker.value;
   picker.replaceChildren(
     ...models.map(({ name, version, ready, default: first }) => {
       const option = new Option(`${name}, version ${version}${ready ? "" : " (not ready)"}`, "", first, first);
@@ -144,9 +151,10 @@ async function listModels() {
       return option;
     }),
   );
+  if ([...picker.options].some((option) => option.value === before)) picker.value = before;
   document.querySelector("#choice").hidden = models.length < 2;
-  const usual = models.find((model) => model.default);
-  if (usual) describe(usual);
+  const current = models[picker.selectedIndex];
+  if (current) describe(current);
 }
 
 function chosen() {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 
 import numpy as np
@@ -49,13 +51,24 @@ def parse(schema):
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_checkpoint_file, tmp_path_factory):
-    """What `lavit-export --target openvino triton-repo` writes."""
+def export(tiny_checkpoint_file, tmp_path_factory):
+    """What `lavit-export --target openvino triton-repo` writes, and what it says."""
     out = tmp_path_factory.mktemp("triton") / "tiny.bundle"
     arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(out), "--fp16"]
     batch = ["--batch", "1", "4", "8"]
-    assert main([*arguments, *batch, "--target", "openvino", "triton-repo"]) == 0
-    return Bundle.open(out)
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert main([*arguments, *batch, "--target", "openvino", "triton-repo"]) == 0
+    return Bundle.open(out), told.getvalue()
+
+
+@pytest.fixture(scope="module")
+def exported(export):
+    return export[0]
+
+
+@pytest.fixture(scope="module")
+def told(export):
+    return export[1]
 
 
 def models(bundle):
@@ -73,6 +86,12 @@ def test_every_artifact_is_a_model_or_has_a_reason(exported):
     assert folders == {folder.name for _, folder in models(exported)}
     assert {"tiny-onnx-fp32", "tiny-onnx-fp16"} < folders
     assert any(name.startswith("tiny-openvino-") for name in folders)
+
+
+def test_the_export_says_what_triton_gets_and_what_it_does_not(exported, told):
+    assert f"Triton: {exported.path / FOLDER} holds tiny-onnx-fp32, tiny-onnx-fp16" in told
+    for name, why_not in obstacles(exported.manifest).items():
+        assert (f"without {name}: {why_not}" in told) == bool(why_not)
 
 
 def test_tritons_schema_reads_every_configuration(exported, parse, schema):

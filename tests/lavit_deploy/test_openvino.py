@@ -75,6 +75,12 @@ def test_more_streams_than_threads_are_refused(graph, streams):
         OpenVinoRuntime(graph[0], max_batch=8, threads=2, streams=streams)
 
 
+def test_models_that_share_the_cores_are_not_pinned_to_the_same_ones(graph, monkeypatch):
+    monkeypatch.setattr("lavit_deploy.runtimes.openvino.available_cores", lambda: 2)
+    with OpenVinoRuntime(graph[0], max_batch=8, threads=1) as runtime:
+        assert runtime._compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
 def test_compiled_models_are_kept_where_asked(graph, images, tmp_path):
     path, weights = graph
     for _ in range(2):

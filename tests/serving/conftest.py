@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from lavit_deploy.bundle import Bundle
-from lavit_deploy.choice import Wish, choose
+from lavit_deploy.choice import Choice, Wish, choose
 from lavit_deploy.config import LaViTConfig
 from lavit_deploy.environment import Environment
 from lavit_deploy.files import sha256_of
@@ -29,9 +29,11 @@ from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.runtimes.base import Runtime, TensorSpec
 from lavit_deploy.runtimes.opening import open_artifact
 from serving.app import create_app
-from serving.classifier import Classifier, Model
 from serving.metrics import Metrics
+from serving.opening import Model
+from serving.registry import Registry
 from serving.settings import Settings
+from serving.sources import Key, ModelSource
 
 CLASSES = ("red", "green", "blue")
 SCALE = 10.0  # logit of a class whose colour fills the picture
@@ -118,10 +120,10 @@ def artifact_of(file, *, name="onnx-fp32", rate=100.0, passed=True):
     )
 
 
-def manifest_of(*artifacts):
+def manifest_of(*artifacts, name="colours", checkpoint="0123456789ab"):
     return Manifest(
         project_version="0.1.0",
-        name="colours",
+        name=name,
         architecture="custom",
         config=LaViTConfig(
             image_size=(64, 64),
@@ -135,7 +137,7 @@ def manifest_of(*artifacts):
         ),
         classes=CLASSES,
         preprocess=Preprocess(resize=64, crop=(64, 64)),
-        checkpoint=Checkpoint(file="colours.pth", sha256="0123456789ab" + "0" * 52),
+        checkpoint=Checkpoint(file="colours.pth", sha256=checkpoint + "0" * 52),
         artifacts=artifacts,
         environment=Environment.here(),
         command=("lavit-export", "--ckpt", "colours.pth"),
@@ -145,15 +147,19 @@ def manifest_of(*artifacts):
 
 @pytest.fixture
 def write_bundle(tmp_path):
-    """Writes a bundle: `write_bundle(passed=False)` for one whose parity failed."""
+    """Writes a bundle: `write_bundle(passed=False)` for one whose parity failed.
 
-    def write(*, passed=True):
-        folder = tmp_path / "colours.bundle"
-        folder.mkdir()
-        file = folder / "model.onnx"
+    Another `checkpoint` tells one bundle from the next; `folder` is where it lies.
+    """
+
+    def write(name="colours", *, passed=True, folder="colours.bundle", checkpoint="0123456789ab"):
+        path = tmp_path / folder
+        path.mkdir(exist_ok=True)
+        file = path / "model.onnx"
         mean_colour_graph(file)
-        Bundle.write_manifest(folder, manifest_of(artifact_of(file, passed=passed)))
-        return folder
+        manifest = manifest_of(artifact_of(file, passed=passed), name=name, checkpoint=checkpoint)
+        Bundle.write_manifest(path, manifest)
+        return path
 
     return write
 
@@ -204,32 +210,42 @@ def runtime():
 
 
 @pytest.fixture
-def make_classifier(tmp_path):
-    """A classifier over a runtime, with any setting changed."""
+def make_registry(tmp_path):
+    """A registry over one model whose instances are these runtimes, with any setting changed."""
 
-    def make(runtime, **changes):
-        settings = Settings(**{"bundle": tmp_path, "decoders": 2, **changes})
+    def make(*runtimes, reopen=None, **changes):
+        settings = Settings(**{"bundles": (tmp_path,), "decoders": 2, **changes})
         file = tmp_path / "stand-in"
         file.touch()
         artifact = artifact_of(file)
         metrics = Metrics()
-        model = Model(manifest_of(artifact), artifact, runtime)
-        return Classifier(model, settings, metrics), settings, metrics
+        model = Model(
+            key=Key("colours", "1"),
+            source=ModelSource(tmp_path),
+            manifest=manifest_of(artifact),
+            artifact=artifact,
+            runtimes=runtimes,
+            reopen=reopen or (lambda: runtimes[0]),
+            choice=Choice(artifact, "named", ()),
+        )
+        return Registry([model], settings, metrics), settings, metrics
 
     return make
 
 
 @pytest.fixture
-def make_client(make_classifier):
+def make_client(make_registry):
     """A started and ready application over a runtime, as a client."""
     with contextlib.ExitStack() as stack:
 
-        def make(runtime, **changes):
-            classifier, settings, metrics = make_classifier(runtime, **changes)
-            app = create_app(classifier, settings, metrics)
+        def make(*runtimes, **changes):
+            registry, settings, metrics = make_registry(*runtimes, **changes)
+            app = create_app(registry, settings, metrics)
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
-            client.portal.call(classifier.until_ready)
-            client.classifier = classifier
+            client.portal.call(registry.until_ready)
+            client.registry = registry
+            with registry.use() as classifier:
+                client.classifier = classifier
             return client
 
         yield make
@@ -276,6 +292,14 @@ class Served:
             if topic in values or values.get("message") == topic:
                 return values
         raise AssertionError(f"it ended before it said {topic!r}: {''.join(seen)}")
+
+    def expect_message(self, start):
+        """The next line whose message begins like this."""
+        while (line := self._lines.get(timeout=PATIENCE)) is not None:
+            message = json.loads(line)["message"] if line.startswith("{") else ""
+            if message.startswith(start):
+                return message
+        raise AssertionError(f"it ended before it said {start!r}")
 
     def tell(self):
         """Write a line to its standard input."""

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from lavit_deploy.errors import InferenceError
-from serving.batching import FAILURES_UNTIL_BROKEN, Batcher, BatchLimits
+from serving.backoff import Backoff
+from serving.batching import Batcher, BatchLimits
+from serving.buckets import Buckets
 from serving.errors import NotReadyError, OverloadedError
+from serving.instance import FAILURES_UNTIL_BROKEN
 
 PATIENCE = 30.0
 FOREVER = 3600.0  # a wait that no test would survive
@@ -18,10 +21,25 @@ def black():
 
 
 def make(runtime, **changes):
-    limits = {"min_batch": 1, "max_batch": 4, "max_wait": FOREVER, "capacity": 16, **changes}
-    batches = []
-    batcher = Batcher(runtime, BatchLimits(**limits), on_batch=lambda size, _: batches.append(size))
+    batcher, batches, _ = make_several([runtime], **changes)
     return batcher, batches
+
+
+def make_several(
+    runtimes, *, min_batch=1, max_batch=4, reopen=None, delay=FOREVER, milliseconds=None, **changes
+):
+    """A batcher, the sizes of its batches, and the outcomes of its restarts, as they come."""
+    batches, restarts = [], []
+    limits = {"max_wait": FOREVER, "capacity": 16, "infer_seconds": FOREVER, **changes}
+    batcher = Batcher(
+        runtimes,
+        BatchLimits(buckets=Buckets(min_batch, max_batch, milliseconds or {}), **limits),
+        reopen=reopen or (lambda: runtimes[0]),
+        on_batch=lambda size, _: batches.append(size),
+        on_restart=restarts.append,
+        backoff=lambda: Backoff(delay, delay),
+    )
+    return batcher, batches, restarts
 
 
 async def entered(runtime):
@@ -245,7 +263,7 @@ def test_a_failing_runtime_costs_its_batch_and_not_the_next(runtime):
     run(main)
 
 
-def test_several_failures_in_a_row_are_a_fault_until_a_batch_succeeds(runtime):
+def test_several_failures_in_a_row_are_a_fault_and_refuse_pictures(runtime):
     async def main():
         batcher, _ = make(runtime)
         batcher.start()
@@ -254,10 +272,10 @@ def test_several_failures_in_a_row_are_a_fault_until_a_batch_succeeds(runtime):
             assert batcher.fault is None
             with pytest.raises(InferenceError):
                 await one(batcher)
-        assert batcher.fault == f"the last {FAILURES_UNTIL_BROKEN} batches failed"
-        runtime.failure = None
-        await one(batcher)
-        assert batcher.fault is None
+        fault = f"the last {FAILURES_UNTIL_BROKEN} batches failed; the model is opened again"
+        assert batcher.fault == fault
+        with pytest.raises(NotReadyError, match=fault):
+            await one(batcher)
         assert await batcher.close(PATIENCE)
 
     run(main)
@@ -357,5 +375,32 @@ def test_the_warm_up_runs_the_smallest_and_the_largest_batch_twice(runtime):
         assert runtime.batches == [2, 2, 4, 4]
         assert batches == []  # no client's pictures, so not counted
         await batcher.close(PATIENCE)
+
+    run(main)
+
+
+def test_a_batch_is_padded_to_a_bucket_that_was_measured_faster(runtime):
+    async def main():
+        batcher, batches, _ = make_several([runtime], milliseconds={1: 9.0, 4: 3.0})
+        batcher.start()
+        answer = await one(batcher, np.full((64, 64, 3), 255, dtype=np.uint8))
+        assert runtime.batches == [4]
+        assert batches == [answer.batch] == [1]
+        np.testing.assert_allclose(answer.logits, 10, rtol=1e-6)
+        assert await batcher.close(PATIENCE)
+
+    run(main)
+
+
+def test_the_predicted_wait_counts_the_instances(runtime):
+    async def main():
+        several, _, _ = make_several([runtime, type(runtime)()], max_batch=1)
+        batcher, _, _ = make_several([type(runtime)()], max_batch=1)
+        for made in (several, batcher):
+            made._pace.measured(1, 0.5)
+        assert [several.predicted_wait(count) for count in (1, 2, 3, 4)] == [0.5, 0.5, 1.0, 1.0]
+        assert [batcher.predicted_wait(count) for count in (1, 2)] == [0.5, 1.0]
+        for made in (several, batcher):
+            await made.close(PATIENCE)
 
     run(main)

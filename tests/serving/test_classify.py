@@ -61,6 +61,7 @@ def test_a_raw_body_is_classified(client, picture, colours, content_type):
     assert result["name"] is None
     assert answer["model"] == {
         "name": "colours",
+        "version": "1",
         "artifact": "onnx-fp32",
         "checkpoint": "0123456789ab",
     }
@@ -305,23 +306,24 @@ def test_an_unexpected_fault_in_decoding_costs_one_picture(client, picture, monk
     assert "ZeroDivision" not in results[1]["error"]["detail"]
 
 
-def overlapping(make_classifier, runtime, scenario, **changes):
+def overlapping(make_registry, runtime, scenario, **changes):
     """Run requests that overlap, on one event loop, against a runtime that is held."""
 
     async def main():
-        classifier, options, metrics = make_classifier(runtime, **changes)
-        app = create_app(classifier, options, metrics)
+        registry, options, metrics = make_registry(runtime, **changes)
+        app = create_app(registry, options, metrics)
         transport = httpx.ASGITransport(app)
         async with (
             asyncio.timeout(30),
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://test") as client,
         ):
-            await classifier.until_ready()
+            await registry.until_ready()
             while runtime.entered.acquire(blocking=False):
                 pass  # the warm-up's calls
             runtime.held = True
-            await scenario(client, classifier)
+            with registry.use() as classifier:
+                await scenario(client, classifier)
 
     asyncio.run(main())
 
@@ -336,7 +338,7 @@ async def entered(runtime):
     assert await asyncio.to_thread(runtime.entered.acquire, timeout=30)
 
 
-def test_a_full_queue_is_answered_with_503_and_retry_after(make_classifier, runtime, picture):
+def test_a_full_queue_is_answered_with_503_and_retry_after(make_registry, runtime, picture):
     async def scenario(client, classifier):
         accepted = send(client, picture())
         await entered(runtime)
@@ -348,10 +350,10 @@ def test_a_full_queue_is_answered_with_503_and_retry_after(make_classifier, runt
         runtime.let_go()
         assert (await send(client, picture())).status_code == 200  # there is room again
 
-    overlapping(make_classifier, runtime, scenario, queue=1, max_files=1)
+    overlapping(make_registry, runtime, scenario, queue=1, max_files=1)
 
 
-def test_uploads_over_the_memory_budget_are_answered_with_503(make_classifier, runtime, picture):
+def test_uploads_over_the_memory_budget_are_answered_with_503(make_registry, runtime, picture):
     data = picture()
 
     async def scenario(client, classifier):
@@ -362,11 +364,11 @@ def test_uploads_over_the_memory_budget_are_answered_with_503(make_classifier, r
         assert (await accepted).status_code == 200
 
     size = len(data) + 1
-    overlapping(make_classifier, runtime, scenario, max_bytes=size, max_pending_bytes=size)
+    overlapping(make_registry, runtime, scenario, max_bytes=size, max_pending_bytes=size)
 
 
 def test_a_client_that_leaves_frees_its_place_before_its_picture_is_batched(
-    make_classifier, runtime, picture
+    make_registry, runtime, picture
 ):
     async def scenario(client, classifier):
         first = send(client, picture())
@@ -413,10 +415,10 @@ def test_a_client_that_leaves_frees_its_place_before_its_picture_is_batched(
         assert (await first).status_code == 200
         assert runtime.batches[-1:] == [1]
 
-    overlapping(make_classifier, runtime, scenario)
+    overlapping(make_registry, runtime, scenario)
 
 
-def test_a_body_that_does_not_arrive_is_answered_with_408(make_classifier, runtime):
+def test_a_body_that_does_not_arrive_is_answered_with_408(make_registry, runtime):
     async def scenario(client, classifier):
         async def stalled():
             yield b"x"
@@ -427,4 +429,4 @@ def test_a_body_that_does_not_arrive_is_answered_with_408(make_classifier, runti
         )
         assert_problem(response, 408, "upload-timeout")
 
-    overlapping(make_classifier, runtime, scenario, upload_seconds=0.01)
+    overlapping(make_registry, runtime, scenario, upload_seconds=0.01)

@@ -80,7 +80,7 @@ def test_a_model_or_version_that_is_not_there_is_404(client, path):
 
 
 def test_not_ready_is_503_for_server_and_model_while_live(client):
-    client.classifier.stop_soon()
+    client.registry.stop_soon()
     for path in ("/v2/health/ready", "/v2/models/colours/ready"):
         response = client.get(path)
         assert_refused(response, 503, "")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -139,6 +140,81 @@ def wait_until_closed(port):
     raise AssertionError("it still listens")
 
 
+def test_several_bundles_are_served_under_names_and_versions(serve, write_bundle, picture, post):
+    first, second = write_bundle(folder="a"), write_bundle(folder="b", checkpoint="fedcba987654")
+    server = serve(first, "--model", f"paints:3={second}")
+    assert server.start["model 2"] == (
+        "paints version 3: colours (custom, 3 classes), checkpoint fedcba987654"
+    )
+    status, answer = post(f"{server.url}/classify?model=paints&version=3", picture())
+    assert (status, answer["model"]["checkpoint"]) == (200, "fedcba987654")
+    assert post(f"{server.url}/classify", picture())[1]["model"]["name"] == "colours"
+    assert server.stop() == 0
+
+
+def test_a_model_is_opened_as_often_as_asked(serve, bundle_path, picture, post):
+    server = serve(bundle_path, "--instances", "2", "--threads", "2")
+    assert server.start["artifact"].startswith("onnx-fp32 on cpu, opened 2 times: ")
+    assert post(f"{server.url}/classify", picture())[0] == 200
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=PATIENCE) as response:  # noqa: S310 - always http
+        assert (
+            'lavit_runtime_instances{model="colours",version="1"} 2.0' in response.read().decode()
+        )
+    assert server.stop() == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_sighup_exchanges_a_changed_bundle_under_load_and_keeps_the_old_one_if_refused(
+    serve, write_bundle, picture, post
+):
+    server = serve(write_bundle())
+    done, answers = threading.Event(), []
+
+    def load():
+        while not done.is_set():
+            answers.append(post(f"{server.url}/classify", picture()))
+
+    clients = [threading.Thread(target=load) for _ in range(2)]
+    for client in clients:
+        client.start()
+    try:
+        write_bundle(checkpoint="fedcba987654")
+        server.process.send_signal(signal.SIGHUP)
+        assert server.expect("reloaded")["reloaded"] == "colours 1"
+        exchanged = post(f"{server.url}/classify", picture())[1]["model"]["checkpoint"]
+        write_bundle(checkpoint="aaaaaaaaaaaa", passed=False)
+        server.process.send_signal(signal.SIGHUP)
+        assert "failed parity" in server.expect_message("not reloaded: ")
+        kept = post(f"{server.url}/classify", picture())[1]["model"]["checkpoint"]
+    finally:
+        done.set()
+        for client in clients:
+            client.join()
+    assert exchanged == kept == "fedcba987654"
+    assert {status for status, _ in answers} == {200}
+    assert server.stop() == 0
+
+
+def test_the_same_name_and_version_twice_is_refused(write_bundle):
+    first, second = write_bundle(folder="a"), write_bundle(folder="b")
+    code, line = refused(first, "--model", f"colours:1={second}", "--model", f"colours:1={first}")
+    assert code == 2
+    assert line == f"error: {second} and {first} are both colours version 1"
+
+
+def test_nothing_to_serve_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", "from serving.cli import entry; entry()"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: nothing to serve: give a BUNDLE, or --model NAME=PATH\n"
+
+
 def test_a_missing_bundle_is_refused(tmp_path):
     code, line = refused(tmp_path / "none")
     assert code == 2
@@ -197,6 +273,7 @@ def test_an_unknown_host_is_refused(bundle_path):
         (["--artifact", "x"], r"has no artifact 'x'; it has onnx-fp32"),
         (["--device", "cuda"], r"onnx-fp32 cannot run on cuda, only on cpu"),
         (["--max-batch", "9"], r"--max-batch must be 1\.\.8 for onnx-fp32, given 9"),
+        (["--instances", "3", "--threads", "2"], r"--instances 3 is more than the 2 threads"),
         (["--queue", "0"], r"--queue must be more than 0, given 0"),
     ],
 )

@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import re
+import threading
+import time
 
 import httpx
 import pytest
@@ -11,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.app import create_app
 from serving.logs import JsonLines, TextLines
+
+MODEL = {"model": "colours", "version": "1"}
 
 
 def samples(client):
@@ -36,12 +40,12 @@ def test_live_and_ready_when_warm(client):
     assert client.get("/readyz").json() == {"status": "ok"}
 
 
-def test_live_but_not_ready_before_the_warm_up_has_ended(make_classifier, runtime, picture):
+def test_live_but_not_ready_before_the_warm_up_has_ended(make_registry, runtime, picture):
     runtime.held = True
 
     async def main():
-        classifier, settings, metrics = make_classifier(runtime)
-        app = create_app(classifier, settings, metrics)
+        registry, settings, metrics = make_registry(runtime)
+        app = create_app(registry, settings, metrics)
         async with (
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
@@ -56,7 +60,7 @@ def test_live_but_not_ready_before_the_warm_up_has_ended(make_classifier, runtim
                 assert "warming up" in response.json()["detail"]
                 assert int(response.headers["retry-after"]) >= 1
             runtime.let_go(4)  # the smallest and the largest batch, twice each
-            await classifier.until_ready()
+            await registry.until_ready()
             assert (await client.get("/readyz")).status_code == 200
         assert runtime.closed
 
@@ -64,7 +68,7 @@ def test_live_but_not_ready_before_the_warm_up_has_ended(make_classifier, runtim
 
 
 def test_not_ready_while_stopping_although_pictures_are_still_taken(client, picture):
-    client.classifier.stop_soon()
+    client.registry.stop_soon()
     response = client.get("/readyz")
     assert response.status_code == 503
     assert "stopping" in response.json()["detail"]
@@ -72,16 +76,32 @@ def test_not_ready_while_stopping_although_pictures_are_still_taken(client, pict
     assert classify(client, picture()).status_code == 200
 
 
-def test_not_ready_when_the_runtime_keeps_failing(make_client, runtime, picture):
-    client = make_client(runtime)
+def test_not_ready_when_the_runtime_keeps_failing_and_ready_when_it_is_open_again(
+    make_client, runtime, picture
+):
+    allowed = threading.Event()
+
+    def reopen():
+        assert allowed.wait(30)
+        runtime.failure = None
+        return runtime
+
+    client = make_client(runtime, reopen=reopen)
     runtime.failure = RuntimeError("device lost")
     for _ in range(3):
         assert classify(client, picture()).status_code == 500
-    assert client.get("/readyz").status_code == 503
+    unready = client.get("/readyz")
+    assert unready.status_code == 503
+    assert "the model is opened again" in unready.json()["detail"]
+    assert classify(client, picture()).status_code == 503
     assert value(client, "lavit_ready") == 0
-    runtime.failure = None
+    assert value(client, "lavit_runtime_instances", **MODEL) == 0
+    allowed.set()
+    while client.get("/readyz").status_code != 200:
+        time.sleep(0.01)
     assert classify(client, picture()).status_code == 200
-    assert client.get("/readyz").status_code == 200
+    assert value(client, "lavit_runtime_restarts_total", **MODEL, outcome="ok") == 1
+    assert value(client, "lavit_runtime_instances", **MODEL) == 1
 
 
 def test_metrics_count_requests_batches_times_and_errors(client, picture):
@@ -91,28 +111,77 @@ def test_metrics_count_requests_batches_times_and_errors(client, picture):
     client.get("/nowhere")
     client.request("BREW", "/classify")
     route = {"route": "/classify", "method": "POST"}
-    assert value(client, "lavit_requests_total", **route, status="200") == 2
-    assert value(client, "lavit_requests_total", **route, status="415") == 1
+    assert value(client, "lavit_requests_total", **route, status="200", reason="") == 2
+    unsupported = {**route, "status": "415", "reason": "unsupported-image"}
+    assert value(client, "lavit_requests_total", **unsupported) == 1
     assert value(client, "lavit_errors_total", reason="unsupported-image") == 2
     assert value(client, "lavit_errors_total", reason="not-found") == 1
-    assert value(client, "lavit_batch_size_sum") == 2
-    assert value(client, "lavit_infer_seconds_count") == value(client, "lavit_batch_size_count")
-    assert value(client, "lavit_decode_seconds_count") == 2
-    assert value(client, "lavit_queue_seconds_count") == 2
-    assert value(client, "lavit_queue_depth") == 0
-    assert value(client, "lavit_pictures_pending") == 0
+    assert value(client, "lavit_batch_size_sum", **MODEL) == 2
+    assert value(client, "lavit_infer_seconds_count", **MODEL) == value(
+        client, "lavit_batch_size_count", **MODEL
+    )
+    assert value(client, "lavit_decode_seconds_count", **MODEL) == 2
+    assert value(client, "lavit_queue_seconds_count", **MODEL) == 2
+    assert value(client, "lavit_queue_depth", **MODEL) == 0
+    assert value(client, "lavit_pictures_pending", **MODEL) == 0
     assert value(client, "lavit_requests_in_flight") == 1  # the scrape itself
     assert value(client, "lavit_ready") == 1
     assert (
         value(
             client,
             "lavit_model_info",
-            name="colours",
+            **MODEL,
             artifact="onnx-fp32",
             checkpoint="0123456789ab",
+            runtime="onnxruntime",
         )
         == 1
     )
+
+
+def test_a_request_is_counted_by_the_kind_of_its_problem(client):
+    route = {"route": "/classify", "method": "POST"}
+    classify(client, b"bad")
+    client.post("/classify", files=[("f", ("a", b"bad")), ("f", ("b", b"bad"))])
+    client.post("/classify?top_k=0", content=b"x", headers={"Content-Type": "image/png"})
+    for status, reason in (
+        ("415", "unsupported-image"),
+        ("415", "no-picture-classified"),
+        ("422", "invalid-parameter"),
+    ):
+        labels = {**route, "status": status, "reason": reason}
+        assert value(client, "lavit_requests_total", **labels) == 1, labels
+
+
+def test_what_alerts_ask_for_is_there_before_it_happens(make_client, runtime):
+    there = samples(make_client(runtime, queue=77))
+    for reason in ("deadline", "inference", "not-ready", "overloaded", "predicted-wait"):
+        assert there["lavit_errors_total", (("reason", reason),)] == 0
+    for outcome in ("ok", "failed"):
+        labels = tuple(sorted({**MODEL, "outcome": outcome}.items()))
+        assert there["lavit_runtime_restarts_total", labels] == 0
+    assert there["lavit_queue_capacity", ()] == 77
+    assert there["process_start_time_seconds", ()] > 0
+
+
+def test_a_deadline_that_passes_is_counted_and_logged_with_the_stages_there_were(
+    make_client, runtime, picture, caplog
+):
+    caplog.set_level(logging.INFO, logger="serving")
+    client = make_client(runtime)
+    runtime.held = True
+    response = client.post(
+        "/classify",
+        content=picture(),
+        headers={"Content-Type": "image/png", "X-Request-Timeout-Ms": "500"},
+    )
+    runtime.let_go(9)
+    assert response.status_code == 504
+    assert "queue;dur=" in response.headers["server-timing"]
+    assert value(client, "lavit_errors_total", reason="deadline") == 1
+    (record,) = [item for item in caplog.records if getattr(item, "status", 0) == 504]
+    assert record.reason == "deadline"
+    assert record.queue_ms > 0
 
 
 def test_unknown_paths_and_methods_add_no_labels_of_their_own(client):
@@ -126,11 +195,11 @@ def test_unknown_paths_and_methods_add_no_labels_of_their_own(client):
     assert methods <= {None, "GET", "other"}
 
 
-def test_two_applications_count_apart(make_client, make_classifier, runtime, picture):
+def test_two_applications_count_apart(make_client, make_registry, runtime, picture):
     first = make_client(runtime)
-    _, _, other = make_classifier(runtime)
+    _, _, other = make_registry(runtime)
     classify(first, picture())
-    assert b"lavit_batch_size_count 0.0" in other.exposition("")[0]
+    assert b'lavit_batch_size_count{model="colours",version="1"} 0.0' in other.exposition("")[0]
 
 
 def test_a_request_id_is_made_where_none_is_given(client):
@@ -178,7 +247,7 @@ def test_an_unexpected_fault_is_a_problem_without_internals(client, monkeypatch,
     def fail(*_):
         raise ZeroDivisionError("/secret/path")
 
-    monkeypatch.setattr(type(client.classifier), "unready_reason", property(fail))
+    monkeypatch.setattr(type(client.registry), "unready_reason", property(fail))
     response = client.get("/readyz")
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"

@@ -24,6 +24,17 @@ def test_a_wait_is_full_batches_and_the_rest_on_the_line_between(one, full, pict
     assert pace(one, full).seconds(pictures, 8) == pytest.approx(expected, rel=1e-9)
 
 
+@given(one=SECONDS, full=SECONDS, batches=st.integers(0, 20), instances=st.integers(1, 8))
+def test_instances_share_the_batches(one, full, batches, instances):
+    made = pace(one, full)
+    rounds = [0.0] * instances
+    for number in range(batches):
+        rounds[number % instances] += full
+    assert made.seconds(8 * batches, 8, instances=instances) == pytest.approx(max(rounds))
+    rounds[batches % instances] += one  # the lone picture goes where it is first served
+    assert made.seconds(8 * batches + 1, 8, instances=instances) == pytest.approx(max(rounds))
+
+
 def test_nothing_is_predicted_before_a_measurement():
     assert Pace().seconds(100, 8) == 0
     made = Pace()

@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import httpx
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -282,6 +283,43 @@ def test_one_model_needs_no_picker_and_several_can_be_chosen_by_keyboard(visit, 
     assert request.value.url.endswith("/classify?model=shapes&version=1")
     page.get_by_role("alert").wait_for()
     assert "there is no model 'shapes 1'" in page.get_by_role("alert").inner_text()
+
+
+def test_the_picker_follows_models_that_come_and_go(
+    chromium, serve, bundle_path, write_bundle, picture, tmp_path
+):
+    (tmp_path / "keys").write_text("a" * 32)
+    server = serve(bundle_path, "--admin-keys", str(tmp_path / "keys"))
+
+    def administer(method, **body):
+        answer = httpx.request(
+            method,
+            f"{server.url}/admin/models/paints/versions/2",
+            headers={"X-API-Key": "a" * 32},
+            **body,
+        )
+        assert answer.is_success
+
+    page = chromium.new_page()
+    page.goto(server.url)
+    page.get_by_text("colours, onnx-fp32").wait_for()
+    administer("POST", json={"bundle": str(write_bundle(folder="other"))})
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    chooser = page.get_by_role("combobox", name="Model")
+    chooser.wait_for()
+    chooser.select_option(label="paints, version 2")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.get_by_text("paints, onnx-fp32").wait_for()  # the choice outlasts a new list
+    page.set_input_files("#files", upload("a.png", picture((0, 255, 0))))
+    page.get_by_text("1 picture classified").wait_for()
+    administer("DELETE")
+    page.set_input_files("#files", upload("a.png", picture()))
+    page.get_by_role("alert").wait_for()
+    assert "there is no model 'paints 2'" in page.get_by_role("alert").inner_text()
+    chooser.wait_for(state="hidden")
+    page.set_input_files("#files", upload("a.png", picture()))
+    page.get_by_text("1 picture classified").wait_for()
+    page.close()
 
 
 def test_a_service_with_keys_asks_for_one_and_goes_on_with_the_pictures(

@@ -22,6 +22,7 @@ from serving.settings import Settings
         ({"drain_seconds": float("nan")}, "--drain-seconds must be more than 0"),
         ({"decode_seconds": 0.0}, "--decode-seconds must be more than 0"),
         ({"cors_origins": ("example.org",)}, "--cors-origins must be like https://example.org"),
+        ({"otlp_endpoint": "collector:4318"}, "--otlp-endpoint must be like http://collector"),
         ({"agreement": 1.5}, r"--agreement must be 0\.\.1, given 1.5"),
         ({"max_files": 8, "queue": 4}, "could never be accepted"),
         ({"max_bytes": 9, "max_pending_bytes": 8}, "could never be accepted"),
@@ -29,12 +30,13 @@ from serving.settings import Settings
 )
 def test_a_value_out_of_range_is_refused_with_its_option_name(change, message):
     with pytest.raises(UsageError, match=message):
-        Settings(bundle=Path(), **change)
+        Settings(bundles=(Path(),), **change)
 
 
 def test_every_setting_is_an_option_with_the_same_default():
     given = vars(make_parser().parse_args(["some.bundle"]))
-    assert Settings(**given) == Settings(bundle=Path("some.bundle"))
+    assert (given.pop("config"), given.pop("show_config")) == (None, False)
+    assert Settings(**given) == Settings(bundles=(Path("some.bundle"),))
     assert set(given) == {field.name for field in dataclasses.fields(Settings)}
 
 
@@ -47,10 +49,17 @@ def test_the_command_line_is_pinned():
     assert options == {
         "--host",
         "--port",
+        "--model",
+        "--instances",
+        "--infer-seconds",
+        "--admin-keys",
         "--artifact",
         "--runtime",
         "--agreement",
         "--retune",
+        "--no-retune",
+        "--config",
+        "--show-config",
         "--device",
         "--threads",
         "--decoders",
@@ -70,4 +79,5 @@ def test_the_command_line_is_pinned():
         "--upload-seconds",
         "--drain-seconds",
         "--log-format",
+        "--otlp-endpoint",
     }

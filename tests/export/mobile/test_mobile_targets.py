@@ -49,6 +49,17 @@ def test_what_runs_here_is_measured_with_one_thread_first(form, files_of):
         assert [timing.threads for timing in artifact.timings] in ([1], [1, 2])
 
 
+@pytest.mark.parametrize("form", [EXECUTORCH, LITERT], ids=lambda form: form.name)
+def test_products_are_delegated_and_what_is_not_is_named(form, files_of):
+    for artifact in files_of(form).artifacts:
+        left = artifact.left_operators
+        assert left  # the cast from uint8 is never delegated
+        assert not any("mm" in name or "linear" in name or "softmax" in name for name in left)
+        assert not {"BATCH_MATMUL", "SOFTMAX", "GELU"} & left.keys()
+        if form is EXECUTORCH:
+            assert 0 < artifact.left_share < 1
+
+
 def test_what_cannot_run_here_is_not_measured(files_of):
     assert not any(item.timings or item.footprint for item in files_of(COREML).artifacts)
 
@@ -142,3 +153,10 @@ def test_a_format_that_is_not_installed_is_skipped_or_refused(monkeypatch):
 def test_mobile_formats_are_not_part_of_auto():
     names = {label for target in make_plan(Request(), "cpu").targets for label in target.labels}
     assert not any(name.startswith("ort-") for name in names)
+
+
+def test_a_mobile_file_that_fails_also_fails_the_command():
+    plan = make_plan(Request(frozenset({"onnx"}), mobile=True), "cpu")
+    built = {label for target in plan.targets for label in target.labels}
+    assert {"ort-fp32-arm", "ort-fp32-amd64"} <= built
+    assert not plan.extras & {variant.name for form in FORMATS for variant in form.variants}

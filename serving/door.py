@@ -1,0 +1,111 @@
+"""The first refusal: without reading a body, and before the event loop is too busy to refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.errors import OverloadedError
+from serving.problem import error_response
+
+_EVERY = 0.005
+"""Seconds between looks at the clock."""
+
+LONGEST_LAG = 0.01
+"""Seconds by which a look may be late: beyond, accepted requests wait for the loop itself."""
+
+CROWD = 16
+"""Requests that are let in however late the loop is: one stall is no overload."""
+
+
+class LoopLag:
+    """How late the event loop is with what it should do now.
+
+    A loop that has more to do than time keeps every callback waiting in one line; the delay of a
+    timer is the length of that line.
+    """
+
+    def __init__(self) -> None:
+        self._due = 0.0
+        self._late = 0.0
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The delay; also of a look that is late at this moment."""
+        if self._watching is None or self._watching.done():
+            return 0.0
+        return max(self._late, time.perf_counter() - self._due)
+
+    def start(self) -> None:
+        """Begin to look; needs a running event loop."""
+        self._due = time.perf_counter() + _EVERY
+        self._watching = asyncio.create_task(self._watch(), name="loop lag")
+
+    async def _watch(self) -> None:
+        while True:
+            self._due = time.perf_counter() + _EVERY
+            await asyncio.sleep(_EVERY)
+            self._late = max(0.0, time.perf_counter() - self._due)
+
+    async def stop(self) -> None:
+        """End the looks."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+
+
+class Door:
+    """ASGI middleware that refuses work while the service could not do it in time.
+
+    Args:
+        app: what answers otherwise.
+        lag: of the event loop.
+        full: whether every model's places are taken.
+    """
+
+    def __init__(self, app: ASGIApp, lag: LoopLag, full: Callable[[], bool]) -> None:
+        self._app = app
+        self._lag = lag
+        self._full = full
+        self._inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Health, metrics and administration must work above all when there is too much work.
+        route = _work(scope) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        reason = self._reason()
+        if reason is not None:
+            scope["state"]["route"] = route  # no router will say it
+            scope["state"]["quiet"] = True  # a line for each would cost as much as the refusal
+            await error_response(Request(scope), OverloadedError(reason))(scope, receive, send)
+            return
+        self._inside += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._inside -= 1
+
+    def _reason(self) -> str | None:
+        if self._full():
+            return "every place is taken"
+        # A crowd alone may be slow uploads, which cost nothing; a late loop alone, one stall.
+        if self._inside >= CROWD and self._lag.seconds > LONGEST_LAG:
+            return f"requests come faster than they can be read, {self._inside} are being answered"
+        return None
+
+
+def _work(scope: Scope) -> str | None:
+    """The route that classifies, as routers name it; None where the path is of another one."""
+    path: str = scope["path"]
+    if path.endswith("/infer"):
+        return "/v2/models/{model_name}/infer"
+    return path if path == "/classify" else None
