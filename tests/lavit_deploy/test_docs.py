@@ -64,5 +64,6 @@ def test_every_option_is_in_the_documentation_and_no_other(command, module):
     options = {name for action in parser._actions for name in action.option_strings}
     long = {name for name in options if name.startswith("--")}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", section)) >= long
-    listed = set(re.findall(r"^  (?:-\w, )?(--[a-z][\w-]*)", section, flags=re.MULTILINE))
+    names = re.findall(r"^  (?:-\w, )?((?:--[a-z][\w-]*(?:, )?)+)", section, flags=re.MULTILINE)
+    listed = {name for line in names for name in line.rstrip(", ").split(", ")}
     assert listed == long
