@@ -75,7 +75,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Door, lag=lag, full=lambda: registry.full)
+    app.add_middleware(Door, load=registry, lag=lag, seconds=settings.request_seconds)
     protect(app, settings, access)
     metrics.capacity(settings.queue)
     # The last one added is the first one asked.

@@ -82,6 +82,11 @@ class Classifier:
         """Whether there is no place for one more picture."""
         return self._batcher.full
 
+    @property
+    def predicted_wait(self) -> float:
+        """Seconds until one more picture would be answered."""
+        return self._batcher.predicted_wait()
+
     def show(self) -> None:
         """Let the metrics show this model under its name and version."""
         gauges = Gauges(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -41,14 +41,27 @@ def deadline_of(request: Request, default_seconds: float) -> float:
         InvalidParameterError: the header is no number of milliseconds.
     """
     now = asyncio.get_running_loop().time()
-    given = request.headers.get(HEADER)
+    return now + seconds_of(request.headers, default_seconds)
+
+
+def seconds_of(headers: Mapping[str, str], default_seconds: float) -> float:
+    """For how long a client waits for its answer.
+
+    Args:
+        headers: of its request.
+        default_seconds: what a request without the header gets.
+
+    Raises:
+        InvalidParameterError: the header is no number of milliseconds.
+    """
+    given = headers.get(HEADER)
     if given is None:
-        return now + default_seconds
+        return default_seconds
     if not re.fullmatch(r"[0-9]{1,7}", given) or not 1 <= int(given) <= LONGEST_MS:
         raise InvalidParameterError(
             f"{HEADER}: must be 1..{LONGEST_MS} milliseconds, given {given[:40]!r}"
         )
-    return now + int(given) / 1e3
+    return int(given) / 1e3
 
 
 async def before(deadline: float, work: Coroutine[Any, Any, T]) -> T:

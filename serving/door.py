@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.errors import OverloadedError
+from serving.deadlines import seconds_of
+from serving.errors import (
+    InvalidParameterError,
+    OverloadedError,
+    PredictedWaitError,
+    UnavailableError,
+)
 from serving.problem import error_response
 
 _EVERY = 0.005
@@ -19,7 +26,7 @@ _EVERY = 0.005
 LONGEST_LAG = 0.01
 """Seconds by which a look may be late: beyond, accepted requests wait for the loop itself."""
 
-CROWD = 16
+CROWD = 48
 """Requests that are let in however late the loop is: one stall is no overload."""
 
 
@@ -61,19 +68,33 @@ class LoopLag:
                 await self._watching
 
 
+class Load(Protocol):
+    """What the door asks of the models."""
+
+    @property
+    def full(self) -> bool:
+        """Whether no model has a place for one more picture."""
+
+    @property
+    def predicted_wait(self) -> float:
+        """Seconds until one more picture would be answered."""
+
+
 class Door:
     """ASGI middleware that refuses work while the service could not do it in time.
 
     Args:
         app: what answers otherwise.
+        load: of the models.
         lag: of the event loop.
-        full: whether every model's places are taken.
+        seconds: time for a request that brings no deadline of its own.
     """
 
-    def __init__(self, app: ASGIApp, lag: LoopLag, full: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, load: Load, lag: LoopLag, seconds: float) -> None:
         self._app = app
+        self._load = load
         self._lag = lag
-        self._full = full
+        self._seconds = seconds
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,11 +103,11 @@ class Door:
         if route is None:
             await self._app(scope, receive, send)
             return
-        reason = self._reason()
-        if reason is not None:
+        refusal = self._refusal(scope)
+        if refusal is not None:
             scope["state"]["route"] = route  # no router will say it
             scope["state"]["quiet"] = True  # a line for each would cost as much as the refusal
-            await error_response(Request(scope), OverloadedError(reason))(scope, receive, send)
+            await error_response(Request(scope), refusal)(scope, receive, send)
             return
         self._inside += 1
         try:
@@ -94,12 +115,20 @@ class Door:
         finally:
             self._inside -= 1
 
-    def _reason(self) -> str | None:
-        if self._full():
-            return "every place is taken"
+    def _refusal(self, scope: Scope) -> UnavailableError | None:
+        if self._load.full:
+            return OverloadedError("every place is taken")
+        with suppress(InvalidParameterError):  # whoever reads the request answers that
+            wait = self._load.predicted_wait
+            if wait > seconds_of(Headers(scope=scope), self._seconds):
+                return PredictedWaitError(
+                    f"an answer would take {wait * 1e3:.0f} ms, longer than the deadline leaves"
+                )
         # A crowd alone may be slow uploads, which cost nothing; a late loop alone, one stall.
         if self._inside >= CROWD and self._lag.seconds > LONGEST_LAG:
-            return f"requests come faster than they can be read, {self._inside} are being answered"
+            return OverloadedError(
+                f"requests come faster than they can be read, {self._inside} are being answered"
+            )
         return None
 
 

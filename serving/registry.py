@@ -113,6 +113,11 @@ class Registry:
         """Whether no model has a place for one more picture."""
         return all(served.classifier.full for served in self._served.values())
 
+    @property
+    def predicted_wait(self) -> float:
+        """Seconds until one more picture would be answered by the model that is least busy."""
+        return min(served.classifier.predicted_wait for served in self._served.values())
+
     @contextmanager
     def use(self, name: str | None = None, version: str | None = None) -> Iterator[Classifier]:
         """As of `Models`."""

@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from serving.deadlines import HEADER
 from serving.door import CROWD, LONGEST_LAG, Door, LoopLag
 
 WORK = ("/classify", "/v2/models/colours/infer", "/v2/models/colours/versions/1/infer")
@@ -19,14 +20,20 @@ class Lag:
         self.seconds = seconds
 
 
+class Load:
+    def __init__(self, *, full, wait):
+        self.full = full
+        self.predicted_wait = wait
+
+
 async def answer_inside(_):
     return PlainTextResponse("inside")
 
 
-def asked(path, method="POST", *, lag=0.0, full=False, inside=0):
+def asked(path, method="POST", *, lag=0.0, full=False, wait=0.0, inside=0, headers=None):
     """The answer to a request that comes while others, which end later, are inside."""
     routes = [Route("/{path:path}", answer_inside, methods=["GET", "POST"])]
-    app = Door(Starlette(routes=routes), Lag(lag), lambda: full)
+    app = Door(Starlette(routes=routes), Load(full=full, wait=wait), Lag(lag), seconds=10.0)
     scope = {"type": "http", "method": "POST", "path": "/classify", "state": {}, "headers": []}
 
     async def with_id(scope, receive, send):
@@ -45,7 +52,7 @@ def asked(path, method="POST", *, lag=0.0, full=False, inside=0):
         app._app = answering
         transport = httpx.ASGITransport(with_id)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            answer = await client.request(method, path)
+            answer = await client.request(method, path, headers=headers)
         ended.set()
         await asyncio.gather(*others)
         assert app._inside == 0
@@ -68,6 +75,20 @@ def test_work_comes_in_while_there_is_room(path):
     assert asked(path).status_code == 200
 
 
+@pytest.mark.parametrize(("wait", "headers"), [(10.1, {}), (0.3, {HEADER: "250"})])
+def test_what_would_be_late_is_refused_unread(wait, headers):
+    answer = asked("/classify", wait=wait, headers=headers)
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "urn:lavit:problem:predicted-wait"
+
+
+@pytest.mark.parametrize(
+    ("wait", "headers"), [(9.9, {}), (0.2, {HEADER: "250"}), (60.0, {HEADER: "soon"})]
+)
+def test_what_would_be_in_time_comes_in_and_so_does_what_cannot_be_read(wait, headers):
+    assert asked("/classify", wait=wait, headers=headers).status_code == 200
+
+
 def test_one_stall_of_the_loop_is_no_overload():
     assert asked("/classify", lag=9.0, inside=CROWD - 1).status_code == 200
 
@@ -81,7 +102,7 @@ def test_many_slow_uploads_are_no_overload():
     [("GET", "/healthz"), ("GET", "/metrics"), ("POST", "/admin/models/a/versions/1")],
 )
 def test_operators_come_in_always(method, path):
-    assert asked(path, method, lag=9.0, full=True).status_code == 200
+    assert asked(path, method, lag=9.0, full=True, wait=99.0).status_code == 200
 
 
 def test_a_blocked_event_loop_is_late_and_recovers():
