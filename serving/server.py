@@ -26,6 +26,9 @@ from serving.tracing import Tracing
 
 _log = logging.getLogger("serving")
 _BACKLOG = 2048
+_KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open: longer than the 60 s of common proxies, which
+otherwise send a request just as it is closed."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
@@ -60,6 +63,7 @@ def serve(settings: Settings, *, reread: Callable[[], Settings]) -> int:
             log_config=None,
             access_log=False,  # serving.observing writes it, with request ids
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         )
         server = Server(config, registry, log_format=settings.log_format, reread=reread)
