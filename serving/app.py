@@ -75,7 +75,9 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Door, load=registry, lag=lag, seconds=settings.request_seconds)
+    app.add_middleware(
+        Door, load=registry, lag=lag, crowd=settings.queue, seconds=settings.request_seconds
+    )
     protect(app, settings, access)
     metrics.capacity(settings.queue)
     # The last one added is the first one asked.

@@ -26,9 +26,6 @@ _EVERY = 0.005
 LONGEST_LAG = 0.01
 """Seconds by which a look may be late: beyond, accepted requests wait for the loop itself."""
 
-CROWD = 48
-"""Requests that are let in however late the loop is: one stall is no overload."""
-
 
 class LoopLag:
     """How late the event loop is with what it should do now.
@@ -87,13 +84,17 @@ class Door:
         app: what answers otherwise.
         load: of the models.
         lag: of the event loop.
+        crowd: requests that are let in however late the loop is: a burst is no overload.
         seconds: time for a request that brings no deadline of its own.
     """
 
-    def __init__(self, app: ASGIApp, load: Load, lag: LoopLag, seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, load: Load, lag: LoopLag, crowd: int, seconds: float
+    ) -> None:
         self._app = app
         self._load = load
         self._lag = lag
+        self._crowd = crowd
         self._seconds = seconds
         self._inside = 0
 
@@ -125,7 +126,7 @@ class Door:
                     f"an answer would take {wait * 1e3:.0f} ms, longer than the deadline leaves"
                 )
         # A crowd alone may be slow uploads, which cost nothing; a late loop alone, one stall.
-        if self._inside >= CROWD and self._lag.seconds > LONGEST_LAG:
+        if self._inside >= self._crowd and self._lag.seconds > LONGEST_LAG:
             return OverloadedError(
                 f"requests come faster than they can be read, {self._inside} are being answered"
             )

@@ -141,7 +141,7 @@ def _draw_throughput(axes: Any, rows: Rows) -> None:  # noqa: ANN401 - matplotli
     axes.bar_label(bars, fmt="%.0f", fontsize=8)
     bare = middle(rows, _BARE, "saturation", "throughput") or 0.0
     axes.axhline(bare, color="C3", linestyle="--", linewidth=1, label="bare runtime")
-    axes.set_ylim(0, bare * 1.12)
+    axes.set_ylim(0, 1.12 * max(bare, *rates, 1.0))
     axes.set_ylabel("requests per second at saturation")
     axes.tick_params(axis="x", labelsize=8)
     axes.legend(fontsize=8)
@@ -156,6 +156,7 @@ def _draw_latency(axes: Any, rows: Rows) -> None:  # noqa: ANN401 - matplotlib's
         bars = axes.bar(places, heights, 0.25, label=quantile)
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
     axes.set_xticks([place + 0.27 for place in range(len(names))], names, fontsize=8)
-    axes.set_yscale("log")
+    if any(bar.get_height() for bar in axes.patches):  # every load may have been disturbed
+        axes.set_yscale("log")
     axes.set_ylabel("ms, at 80 % of its own saturation")
     axes.legend(fontsize=8)

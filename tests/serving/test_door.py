@@ -10,8 +10,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from serving.deadlines import HEADER
-from serving.door import CROWD, LONGEST_LAG, Door, LoopLag
+from serving.door import LONGEST_LAG, Door, LoopLag
 
+CROWD = 20
 WORK = ("/classify", "/v2/models/colours/infer", "/v2/models/colours/versions/1/infer")
 
 
@@ -33,7 +34,8 @@ async def answer_inside(_):
 def asked(path, method="POST", *, lag=0.0, full=False, wait=0.0, inside=0, headers=None):
     """The answer to a request that comes while others, which end later, are inside."""
     routes = [Route("/{path:path}", answer_inside, methods=["GET", "POST"])]
-    app = Door(Starlette(routes=routes), Load(full=full, wait=wait), Lag(lag), seconds=10.0)
+    busy = {"load": Load(full=full, wait=wait), "lag": Lag(lag), "crowd": CROWD, "seconds": 10.0}
+    app = Door(Starlette(routes=routes), **busy)
     scope = {"type": "http", "method": "POST", "path": "/classify", "state": {}, "headers": []}
 
     async def with_id(scope, receive, send):
