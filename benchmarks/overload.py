@@ -41,12 +41,12 @@ def main() -> None:
         files = write_pictures(
             folder / "pictures", {"photo": PHOTO, "small": SMALL}[options.pictures]
         )
-        server = ours(options.bundle.resolve(), options.artifact)
+        server = ours(options.bundle.resolve(), options.artifact, "--workers", str(options.workers))
         with running(server, folder / "log", files[0].read_bytes()) as found:
             result = measure(found, options, folder)
     file = options.out / "overload.json"
     report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    report[f"{options.bundle.stem}, {options.artifact}"] = {
+    report[f"{options.bundle.stem}, {options.artifact}, workers {options.workers}"] = {
         "command": command_line(),
         "environment": Environment.here().model_dump(mode="json"),
         **result,
@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     made.add_argument("--bundle", type=Path, required=True)
     made.add_argument("--artifact", required=True)
+    made.add_argument("--workers", type=int, default=1, help="of lavit-serve")
     made.add_argument("--pictures", choices=("photo", "small"), default="photo")
     made.add_argument("--deadline-ms", type=int, required=True)
     made.add_argument("--factors", type=float, nargs="+", default=[1.0, 2.0, 3.0])

@@ -52,7 +52,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder) / "pictures"
         files = write_pictures(pictures, size)
-        servers = [server for server in candidates(options) if server.name in options.servers]
+        servers = [
+            server
+            for server in candidates(options)
+            if server.name.partition(" --")[0] in options.servers
+        ]
         report = load_report(options.out)
         report["environment"] = Environment.here().model_dump(mode="json")
         report["versions"] |= {server.name: server.versions() for server in servers}
@@ -84,6 +88,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pictures", choices=("photo", "small"), default="photo")
     made.add_argument("--peers", type=Path, required=True, help="folder of virtual environments")
     made.add_argument("--servers", nargs="+", default=NAMES, choices=NAMES)
+    made.add_argument(
+        "--ours",
+        nargs="+",
+        default=[],
+        metavar="OPTIONS",
+        help="measure lavit-serve with these options, too: --ours ' --workers 2' ' --max-batch 2'",
+    )
     made.add_argument("--litserve-workers", type=int, default=1)
     made.add_argument("--ray-replicas", type=int, default=1)
     made.add_argument("--rounds", type=int, default=3)
@@ -109,7 +120,7 @@ def candidates(options: argparse.Namespace) -> list[Server]:
     }
     common = ("onnxruntime", "openvino", "pillow", "starlette", "uvicorn")
     return [
-        ours(bundle, options.artifact),
+        *(ours(bundle, options.artifact, *words.split()) for words in ("", *options.ours)),
         Server(
             "FastAPI",
             (
@@ -161,14 +172,14 @@ def one_round(
     yield {"server": "bare runtime", "load": "saturation", **bare(options, files[0].parent)}
     expected: list[int] | None = None
     for server in servers:
-        with running(server, options.out / f"{server.name}.log", files[0].read_bytes()) as found:
+        with running(server, options.out / "server.log", files[0].read_bytes()) as found:
             classes = [found.best_class(file.read_bytes()) for file in files]
             expected = expected or classes
             if classes != expected:
                 sys.exit(f"{server.name} says {classes}, {servers[0].name} said {expected}")
             idle = found.rss_mib()
             yield from loads(found, options, files[0].parent, common, idle)
-        (options.out / f"{server.name}.log").unlink()
+        (options.out / "server.log").unlink()
 
 
 def loads(

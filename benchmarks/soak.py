@@ -51,7 +51,9 @@ def main() -> None:
             folder / "pictures", {"photo": PHOTO, "small": SMALL}[options.pictures]
         )
         server = ours(
-            options.bundle.resolve(), options.artifact, "--upload-seconds", UPLOAD_SECONDS
+            options.bundle.resolve(),
+            options.artifact,
+            *("--upload-seconds", UPLOAD_SECONDS, "--workers", str(options.workers)),
         )
         with running(server, folder / "log", files[0].read_bytes()) as found:
             result = asyncio.run(soak(found, options, folder))
@@ -73,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     made.add_argument("--bundle", type=Path, required=True)
     made.add_argument("--artifact", required=True)
+    made.add_argument("--workers", type=int, default=1, help="of lavit-serve")
     made.add_argument("--pictures", choices=("photo", "small"), default="photo")
     made.add_argument("--minutes", type=float, default=10.0)
     made.add_argument("--hostile-rate", type=float, default=4.0, help="hostile requests a second")

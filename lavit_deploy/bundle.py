@@ -30,9 +30,13 @@ class Bundle:
             BundleError: no such folder, no manifest, or a manifest of another schema.
         """
         file = path / MANIFEST_NAME
-        if not path.is_dir():
+        try:
+            there, described = path.is_dir(), file.is_file()
+        except OSError as error:  # not allowed, or a name that is too long
+            raise BundleError(f"no bundle at {path}: {error.strerror}") from None
+        if not there:
             raise BundleError(f"no bundle at {path}: expected a folder written by lavit-export")
-        if not file.is_file():
+        if not described:
             raise BundleError(f"{path} has no {MANIFEST_NAME}: it is not a bundle of lavit-export")
         try:
             values = json.loads(file.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ Mean and standard deviation are not applied here: exported graphs take uint8 and
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -103,21 +104,30 @@ class Preprocess(BaseModel):
         Raises:
             ImageTooLargeError: as of a call.
         """
+        size = self.resized(size)
+        crop_height, crop_width = self.crop
+        if image.size != size:
+            image = image.resize(size, _RESAMPLING[self.interpolation], box)
+        left, top = round((size[0] - crop_width) / 2), round((size[1] - crop_height) / 2)
+        image = image.crop((left, top, left + crop_width, top + crop_height))
+        return np.asarray(image, dtype=np.uint8)
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height that a picture of this width and height has before the crop, pixels.
+
+        Raises:
+            ImageTooLargeError: as of a call.
+        """
         width, height = size
         scale = self.resize / min(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        crop_height, crop_width = self.crop
         if size[0] * size[1] > MAX_PIXELS:  # 1 x 20000 at 256 would take 4 GB
             raise ImageTooLargeError(
                 f"a picture of {width} x {height} pixels is too narrow: with its shorter side at "
                 f"{self.resize} it would have {size[0] * size[1]:,} pixels; "
                 f"the limit is {MAX_PIXELS:,}"
             )
-        if image.size != size:
-            image = image.resize(size, _RESAMPLING[self.interpolation], box)
-        left, top = round((size[0] - crop_width) / 2), round((size[1] - crop_height) / 2)
-        image = image.crop((left, top, left + crop_width, top + crop_height))
-        return np.asarray(image, dtype=np.uint8)
+        return size
 
 
 def decode(
@@ -140,7 +150,8 @@ def decode(
     """
     with _opened(data, max_pixels, formats) as image:
         image.load()
-        return _rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
 
 
 def prepare(
@@ -171,10 +182,12 @@ def prepare(
     """
     with _opened(data, max_pixels, formats) as image:
         size = image.size
+        preprocess.resized(size)  # refused before it is decoded, if at all
         edges = _draft(image, preprocess)
         image.load()
         orientation = image.getexif().get(_ORIENTATION, 1) if edges else 1
-        upright = _rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        upright = _rgb(image)
     if not edges:
         return preprocess(upright)
     if orientation in _SIDEWAYS:
@@ -229,7 +242,7 @@ def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> Iterator[
     """A picture whose header is read and within the limits; errors are explained."""
     if not data:
         raise UnsupportedImageError("the file is empty; expected one of " + ", ".join(formats))
-    with _explained(formats), Image.open(io.BytesIO(data), formats=formats) as image:
+    with _explained(formats, max_pixels), Image.open(io.BytesIO(data), formats=formats) as image:
         pixels = image.width * image.height
         if pixels > max_pixels:
             raise ImageTooLargeError(
@@ -240,7 +253,7 @@ def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> Iterator[
 
 
 @contextmanager
-def _explained(formats: tuple[str, ...]) -> Iterator[None]:
+def _explained(formats: tuple[str, ...], max_pixels: int) -> Iterator[None]:
     """Turn every way in which Pillow refuses a file into one of our errors."""
     try:
         yield
@@ -251,7 +264,11 @@ def _explained(formats: tuple[str, ...]) -> Iterator[None]:
             "the file is not an image of an accepted format; expected one of " + ", ".join(formats)
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLargeError(f"the picture is refused: {error}") from None
+        # Pillow's own limit, looked at before ours: "Image size (N pixels) exceeds limit of M ..."
+        found, limit = (int(number) for number in re.findall(r"\d+", str(error))[:2])
+        raise ImageTooLargeError(
+            f"the picture has {found:,} pixels; the limit is {min(limit, max_pixels):,}"
+        ) from None
     except MemoryError:
         raise ImageTooLargeError("the picture does not fit in memory") from None
     # Pillow's decoders report damage by many types; all of them come from the file's bytes.
@@ -275,9 +292,10 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         return _grey_of_floats(image)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        # At most three pictures in memory at a time, of four bytes a pixel.
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = (255, 255, 255, 255)
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, white), rgba).convert("RGB")
     return image.convert("RGB")
 
 

@@ -10,7 +10,12 @@ from fastapi import Path as InPath
 from pydantic import ValidationError
 
 from serving.answers import AdminEntry, AdminList, LoadModel, ModelEntry
-from serving.errors import InvalidParameterError, ModelRefusedError, UnknownModelError
+from serving.errors import (
+    InvalidParameterError,
+    ModelRefusedError,
+    SeveralWorkersError,
+    UnknownModelError,
+)
 from serving.problem import problem_doc
 from serving.registry import Registry
 from serving.sources import WORD, ModelSource
@@ -21,13 +26,16 @@ _Name = Annotated[str, InPath(description="The model's name.", pattern=f"^{WORD}
 _Version = Annotated[str, InPath(description="Its version.", pattern=f"^{WORD}$")]
 
 
-def admin_routes(registry: Registry, uploads: UploadReader, folders: frozenset[Path]) -> APIRouter:
+def admin_routes(
+    registry: Registry, uploads: UploadReader, folders: frozenset[Path], *, workers: int = 1
+) -> APIRouter:
     """The routes under `/admin`; to be added only where a key is asked for.
 
     Args:
         registry: the models.
         uploads: reads the bodies.
         folders: where bundles may lie that clients name; links are followed before it is checked.
+        workers: processes of the service; where there are others, models cannot be changed here.
     """
     router = APIRouter(tags=["administration"])
 
@@ -43,6 +51,7 @@ def admin_routes(registry: Registry, uploads: UploadReader, folders: frozenset[P
             400: problem_doc("The body is not what it should be."),
             404: problem_doc("Without a bundle in the body: there is no such model."),
             408: problem_doc("The body did not arrive in time."),
+            409: problem_doc("The service has several workers; SIGHUP changes models in all."),
             413: problem_doc("Too many bytes."),
             422: problem_doc("The bundle is refused, and why; nothing has changed."),
             503: problem_doc("Memory for bodies is used up, or the service is stopping."),
@@ -55,6 +64,7 @@ def admin_routes(registry: Registry, uploads: UploadReader, folders: frozenset[P
         A model that had this name and version answers until then, finishes what it holds, and is
         closed. An empty body opens its bundle again.
         """
+        _check_alone(workers)
         async with uploads.read_bytes(request) as body:
             asked = _load_model(body)
         path = (
@@ -70,16 +80,25 @@ def admin_routes(registry: Registry, uploads: UploadReader, folders: frozenset[P
         status_code=204,
         responses={
             404: problem_doc("There is no such model."),
-            409: problem_doc("It is the only one."),
+            409: problem_doc("It is the only one, or the service has several workers."),
             422: problem_doc("A name or version that cannot be."),
         },
     )
     async def unload(name: _Name, version: _Version) -> Response:
         """It gets no more requests, finishes what it holds, and is closed."""
+        _check_alone(workers)
         await registry.unload(name, version)
         return Response(status_code=204)
 
     return router
+
+
+def _check_alone(workers: int) -> None:
+    if workers > 1:
+        raise SeveralWorkersError(
+            f"this is one of {workers} workers and cannot change the models of the others: change "
+            "the bundles or the configuration, then send SIGHUP to lavit-serve"
+        )
 
 
 def folders_of(sources: tuple[ModelSource, ...]) -> frozenset[Path]:
@@ -105,7 +124,10 @@ def _allowed(path: Path, folders: frozenset[Path]) -> Path:
 
     An artifact is code: whoever may load any folder may run anything.
     """
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (ValueError, RuntimeError) as error:  # a null byte; before Python 3.13, links in a ring
+        raise ModelRefusedError(f"{str(path)[:200]!r} is no path: {error}") from None
     if resolved.parent not in folders:
         there = ", ".join(sorted(str(folder) for folder in folders))
         raise ModelRefusedError(f"bundles are loaded from {there} only, given {str(path)[:200]!r}")

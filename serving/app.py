@@ -18,12 +18,21 @@ from lavit_deploy.errors import LavitError
 from serving.admin import admin_routes, folders_of
 from serving.docs import add_docs
 from serving.door import Door, LoopLag
+from serving.express import Express
+from serving.heads import AnswerHead
 from serving.inference_protocol import protocol_routes
 from serving.metrics import Metrics
 from serving.observing import Observer
 from serving.problem import PictureProblem, error_response, problem_response, status_response
 from serving.registry import Registry
-from serving.routes import PAGE, classify_routes, list_routes, operator_routes, page_routes
+from serving.routes import (
+    PAGE,
+    classify_routes,
+    classify_with,
+    list_routes,
+    operator_routes,
+    page_routes,
+)
 from serving.security import Access, protect
 from serving.settings import Settings
 from serving.tracing import Tracing
@@ -40,7 +49,7 @@ def create_app(
     settings: Settings,
     metrics: Metrics,
     *,
-    alone: bool = True,
+    workers: int | None = 1,
     tracing: Tracing | None = None,
 ) -> FastAPI:
     """The ASGI application over some models, which it starts and closes with its lifespan.
@@ -49,8 +58,8 @@ def create_app(
         registry: the models, not yet started.
         settings: limits.
         metrics: what `/metrics` shows.
-        alone: this process is the whole service. Otherwise there is no administration: it would
-            change the models of one process among several.
+        workers: processes of the service, of which this is one; where there are several,
+            administration cannot change models. None: nobody knows, and there is none at all.
         tracing: where spans of requests go; None: nowhere.
 
     Raises:
@@ -75,13 +84,6 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(
-        Door, load=registry, lag=lag, crowd=settings.queue, seconds=settings.request_seconds
-    )
-    protect(app, settings, access)
-    metrics.capacity(settings.queue)
-    # The last one added is the first one asked.
-    app.add_middleware(Observer, metrics=metrics, tracing=tracing)
     uploads = UploadReader(
         UploadLimits(
             max_bytes=settings.max_bytes,
@@ -90,17 +92,28 @@ def create_app(
         ),
         UploadBudget(settings.max_pending_bytes),
     )
-    app.include_router(
-        classify_routes(registry, uploads, top_k=settings.top_k, seconds=settings.request_seconds)
+    classify = classify_with(
+        registry, uploads, top_k=settings.top_k, seconds=settings.request_seconds
     )
+    # The last one added is the first one asked.
+    app.add_middleware(Express, classify=classify)
+    app.add_middleware(AnswerHead)
+    app.add_middleware(
+        Door, load=registry, lag=lag, crowd=settings.queue, seconds=settings.request_seconds
+    )
+    protect(app, settings, access)
+    metrics.capacity(settings.queue)
+    app.add_middleware(Observer, metrics=metrics, tracing=tracing)
+    app.include_router(classify_routes(classify))
     app.include_router(list_routes(registry))
     for router in protocol_routes(
         registry, uploads, max_files=settings.max_files, seconds=settings.request_seconds
     ):
         app.include_router(router)
     app.include_router(operator_routes(registry, metrics))
-    if alone and access.admin is not None:
-        app.include_router(admin_routes(registry, uploads, folders_of(settings.sources)))
+    if workers is not None and access.admin is not None:
+        folders = folders_of(settings.sources)
+        app.include_router(admin_routes(registry, uploads, folders, workers=workers))
     app.include_router(page_routes())
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     add_docs(app)

@@ -185,7 +185,9 @@ class Batcher:
 
     def predicted_wait(self, count: int = 1) -> float:
         """Seconds until `count` more pictures would be answered; 0 before the warm-up."""
-        batches = self._batches_ahead(count)
+        return self._with_slack(self._batches_ahead(count))
+
+    def _with_slack(self, batches: float) -> float:
         return max(0.0, batches + self._slack.seconds) if self._taken else batches
 
     def _batches_ahead(self, count: int) -> float:
@@ -250,13 +252,13 @@ class Batcher:
                 f"{self._taken} pictures are waiting and the limit is {self._limits.capacity}: "
                 f"no room for {count} more now"
             )
-        wait = self.predicted_wait(count)
+        predicted = self._batches_ahead(count)
+        wait = self._with_slack(predicted)
         if deadline is not None and asyncio.get_running_loop().time() + wait > deadline:
             raise PredictedWaitError(
                 f"{self._taken} pictures are waiting: an answer would take {wait * 1e3:.0f} ms, "
                 "longer than the deadline leaves"
             )
-        predicted = self._batches_ahead(count)
         self._taken += count
         self._coming += count
         places = Places(self, count, predicted, deadline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from heapq import nlargest
 
 import numpy as np
 import numpy.typing as npt
@@ -265,12 +266,11 @@ class Classifier:
         """The most likely classes, equal ones in the model's order."""
         self._check_logits(logits)
         exponentials = np.exp(logits.astype(np.float64) - np.float64(logits.max()))
-        probabilities = exponentials / exponentials.sum()
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        probabilities: list[float] = (exponentials / exponentials.sum()).tolist()
+        # numpy's sort gives the interpreter's lock away and waits for decoders to get it back.
+        best = nlargest(top_k, range(len(probabilities)), key=probabilities.__getitem__)
         return tuple(
-            Prediction(
-                label=self.classes[index], index=int(index), probability=float(probabilities[index])
-            )
+            Prediction(label=self.classes[index], index=index, probability=probabilities[index])
             for index in best
         )
 

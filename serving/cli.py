@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
@@ -17,6 +18,7 @@ from serving import configuration
 from serving.configuration import CommaSeparated, Several
 from serving.settings import Isolation, LogFormat, Settings
 from serving.sources import ModelSource
+from serving.streams import keep_standard_streams
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
 
@@ -27,6 +29,7 @@ _EXAMPLES = """\
   lavit-serve lavit_s.bundle
   lavit-serve lavit_s.bundle --host 0.0.0.0 --port 80 --log-format json
   lavit-serve lavit_s.bundle --model digits:2=digits.bundle
+  lavit-serve digits.bundle --workers 2
   LAVIT_SERVE_MAX_BATCH=16 lavit-serve lavit_s.bundle --config serve.toml --show-config
   curl -F file=@cat.jpg http://127.0.0.1:8000/classify
   curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/classify?top_k=3
@@ -93,6 +96,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--device", choices=get_args(Device), default=default.device)
     model.add_argument("--threads", type=int, help="threads of the runtime (default: the cores)")
+    model.add_argument(
+        "--workers",
+        type=int,
+        default=default.workers,
+        help="processes that share the port, the threads and the limits; for small models, whose "
+        "requests cost more than their inference",
+    )
     model.add_argument(
         "--instances",
         type=int,
@@ -234,18 +244,27 @@ def main(arguments: Sequence[str] | None) -> int:
         return 0
     settings = effective.settings()
 
-    def reread() -> Settings:
-        return configuration.read(make_parser, arguments, os.environ)[0].settings()
-
     for package in _NEEDED:
         if find_spec(package) is None:
             raise MissingDependencyError(package, extra="serve", purpose="serve over HTTP")
-    from serving import logs, server
+    from serving import logs
 
     logs.configure(settings.log_format)
+    reread = partial(_reread, arguments)
+    if settings.workers > 1:
+        from serving import workers
+
+        return workers.supervise(settings, reread=reread)
+    from serving import server
+
     return server.serve(settings, reread=reread)
+
+
+def _reread(arguments: Sequence[str] | None) -> Settings:
+    return configuration.read(make_parser, arguments, os.environ)[0].settings()
 
 
 def entry() -> None:
     """Console script."""
+    keep_standard_streams()
     sys.exit(cli.run(main))

@@ -11,7 +11,10 @@ import atexit
 import json
 import logging
 import multiprocessing
+import os
 import signal
+import socket
+import struct
 import sys
 import threading
 import traceback
@@ -99,6 +102,7 @@ class DecoderProcess:
 
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
+        _bound(self._pipe, self._limits.seconds)
         self._process = self._context.Process(
             target=_work, args=(theirs, self._limits, self._job), name="decoder", daemon=True
         )
@@ -127,12 +131,14 @@ class DecoderProcess:
             self._pipe.send_bytes(preprocess.model_dump_json().encode())
             self._pipe.send_bytes(data)
             if not self._pipe.poll(self._limits.seconds):
-                self._replace()
-                raise DecodingTimeoutError(
-                    f"the picture takes longer than {self._limits.seconds:g} s to decode"
-                )
+                raise BlockingIOError  # noqa: TRY301 - as of a pipe that nobody reads
             answer = self._pipe.recv_bytes(_LONGEST_ANSWER)
             pixels = self._pipe.recv_bytes(3 * preprocess.crop[0] * preprocess.crop[1])
+        except BlockingIOError:
+            self._replace()
+            raise DecodingTimeoutError(
+                f"the picture takes longer than {self._limits.seconds:g} s to decode"
+            ) from None
         except (EOFError, OSError):
             code = self._replace()
             _log.error("a decoder died of a picture (exit code %s) and is replaced", code)
@@ -176,6 +182,16 @@ class DecoderProcess:
     def _end(self) -> None:
         self._process.kill()
         self._process.join()
+
+
+def _bound(pipe: Connection, seconds: float) -> None:
+    """Let no single read or write wait for longer, for a child that is stopped never answers."""
+    if sys.platform == "win32":
+        return
+    time_of_day = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    with socket.socket(fileno=os.dup(pipe.fileno())) as same:
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            same.setsockopt(socket.SOL_SOCKET, option, time_of_day)
 
 
 def _unpack(answer: dict[str, Any], pixels: bytes) -> Pixels:

@@ -82,21 +82,32 @@ class Decoders:
         return await self._in_time(running, job)
 
     async def _in_time(self, running: asyncio.Future[Decoded], job: _Job) -> Decoded:
-        left = self._limits.seconds
+        """Await a picture, and give it up at the limit; time in the queue does not count."""
+        loop, limit = asyncio.get_running_loop(), self._limits.seconds
+        late = False
+        alarm: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal late, alarm
+            begun = job.started
+            left = limit if begun is None else begun + limit - time.perf_counter()
+            if left > 0:
+                alarm = loop.call_later(left, look)
+            else:
+                late = True
+                running.cancel()
+
+        alarm = loop.call_later(limit, look)
         try:
-            while True:
-                done, _ = await asyncio.wait({running}, timeout=left)
-                if done:
-                    return running.result()
-                if job.started is None:  # time in the queue does not count
-                    left = self._limits.seconds
-                    continue
-                left = job.started + self._limits.seconds - time.perf_counter()
-                if left <= 0:
-                    raise DecodingTimeoutError(
-                        f"the picture takes longer than {self._limits.seconds:g} s to decode"
-                    )
+            return await running
+        except asyncio.CancelledError:
+            if not late:
+                raise
+            raise DecodingTimeoutError(
+                f"the picture takes longer than {limit:g} s to decode"
+            ) from None
         finally:
+            alarm.cancel()
             running.cancel()
 
     def _run(self, job: _Job) -> Decoded:

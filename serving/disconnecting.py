@@ -10,6 +10,9 @@ from starlette.requests import Request
 
 from serving.errors import ClientGoneError
 
+_LOOK_AFTER = 0.1
+"""Seconds of work before anybody looks: most of it ends sooner, and a task for the look costs."""
+
 T = TypeVar("T")
 
 
@@ -27,6 +30,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     if task is None:
         raise RuntimeError("a task must await this")
     cancelling, ended, gone = task.cancelling(), False, False
+    leaving: asyncio.Task[None] | None = None
 
     def leave(_: asyncio.Task[None]) -> None:
         nonlocal gone
@@ -34,8 +38,12 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             gone = True
             task.cancel()
 
-    leaving = asyncio.ensure_future(_disconnected(request))
-    leaving.add_done_callback(leave)
+    def watch() -> None:
+        nonlocal leaving
+        leaving = asyncio.ensure_future(_disconnected(request))
+        leaving.add_done_callback(leave)
+
+    watching = asyncio.get_running_loop().call_later(_LOOK_AFTER, watch)
     try:
         return await work
     except asyncio.CancelledError:
@@ -45,7 +53,9 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         raise
     finally:
         ended = True
-        leaving.cancel()
+        watching.cancel()
+        if leaving is not None:
+            leaving.cancel()
 
 
 async def _disconnected(request: Request) -> None:

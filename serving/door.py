@@ -19,6 +19,7 @@ from serving.errors import (
     UnavailableError,
 )
 from serving.problem import error_response
+from serving.routes import CLASSIFY
 
 _EVERY = 0.005
 """Seconds between looks at the clock."""
@@ -138,4 +139,4 @@ def _work(scope: Scope) -> str | None:
     path: str = scope["path"]
     if path.endswith("/infer"):
         return "/v2/models/{model_name}/infer"
-    return path if path == "/classify" else None
+    return path if path == CLASSIFY else None

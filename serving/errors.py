@@ -3,18 +3,22 @@
 LavitError
 ├── AddressError               the address cannot be listened on           exit 2 (a UsageError)
 ├── RequestError               the request cannot be understood            HTTP 400
+│   ├── MalformedRequestError  the bytes are not HTTP                      HTTP 400
 │   ├── MalformedUploadError   the body breaks its format                  HTTP 400
 │   ├── MalformedTensorError   a tensor that breaks the inference protocol HTTP 400
 │   ├── NoPictureError         a request without a picture                 HTTP 400
 │   ├── UnauthorizedError      no API key, or none that is known           HTTP 401
 │   ├── UnknownModelError      no model of that name and version           HTTP 404
+│   ├── HeadTimeoutError       the head did not arrive in time             HTTP 408
 │   ├── UploadTimeoutError     the body did not arrive in time             HTTP 408
 │   ├── LastModelError         the only model cannot be unloaded           HTTP 409
+│   ├── SeveralWorkersError    one worker cannot change the others' models HTTP 409
 │   ├── BodyTooLargeError      more bytes than the limit                   HTTP 413
 │   ├── TooManyPicturesError   more files than the limit                   HTTP 413
 │   ├── UnsupportedBodyError   a content type or encoding not taken here   HTTP 415
 │   ├── InvalidParameterError  a value out of its range                    HTTP 422
 │   ├── ModelRefusedError      a bundle that cannot be served; says why    HTTP 422
+│   ├── HeadTooLargeError      the path and the headers are too long       HTTP 431
 │   └── ClientGoneError        the client closed the connection            HTTP 499, in logs only
 ├── DecodingTimeoutError       a picture takes too long (an ImageError)    HTTP 422
 ├── DecoderCrashError          a decoder died of a picture (an ImageError) HTTP 422
@@ -43,6 +47,10 @@ class RequestError(LavitError):
     http_status = 400
 
 
+class MalformedRequestError(RequestError):
+    """The bytes are not a request of HTTP/1.1."""
+
+
 class MalformedUploadError(RequestError):
     """The body breaks its format."""
 
@@ -65,6 +73,12 @@ class UnknownModelError(RequestError):
     """There is no model of that name and version."""
 
     http_status = 404
+
+
+class HeadTimeoutError(RequestError):
+    """The head of the request did not arrive in time."""
+
+    http_status = 408
 
 
 class UploadTimeoutError(RequestError):
@@ -103,10 +117,22 @@ class LastModelError(RequestError):
     http_status = 409
 
 
+class SeveralWorkersError(RequestError):
+    """One of several workers cannot change the models of the others."""
+
+    http_status = 409
+
+
 class ModelRefusedError(RequestError):
     """A bundle that was to be loaded cannot be served; what was served before still is."""
 
     http_status = 422
+
+
+class HeadTooLargeError(RequestError):
+    """The path and the headers are longer than the limit."""
+
+    http_status = 431
 
 
 class ClientGoneError(RequestError):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 from serving.settings import LogFormat
 from serving.timeline import Timeline
@@ -14,11 +17,18 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 """What every record has; anything else was added by the call and belongs in the line."""
 
 
-def configure(log_format: LogFormat) -> None:
-    """Send the process's logs to standard error in one format; for the command line alone."""
+def configure(log_format: LogFormat, *, worker: int | None = None) -> None:
+    """Send the process's logs to standard error in one format; for the command line alone.
+
+    Args:
+        log_format: of every line.
+        worker: number of this process, which every record will have; None: it is the only one.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     handler.addFilter(_name_request)
+    if worker is not None:
+        handler.addFilter(partial(_name_worker, worker))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its news is in our own lines
     logging.captureWarnings(capture=True)  # each place that warns is shown once for each text
@@ -33,6 +43,26 @@ def _name_request(record: logging.LogRecord) -> bool:
         if value is not None and not hasattr(record, name):
             setattr(record, name, value)
     return True
+
+
+def _name_worker(worker: int, record: logging.LogRecord) -> bool:
+    """Say in each record which process it came of; a filter that lets everything through."""
+    record.worker = worker
+    return True
+
+
+def announce(log: logging.Logger, log_format: LogFormat, lines: Mapping[str, str]) -> None:
+    """Tell the operator, topic by topic: on standard output, or as one record in JSON logs."""
+    if log_format == "json":
+        log.info(" and ".join(lines), extra=dict(lines))
+        return
+    for topic, text in lines.items():
+        try:
+            print(f"{topic:<9} {text}", flush=True)
+        except OSError:
+            # A full disk, or a reader that has gone, must end neither the service nor change its
+            # exit code: the interpreter would try again with what is left.
+            sys.stdout = None
 
 
 def _log_thread(failed: threading.ExceptHookArgs) -> None:

@@ -43,10 +43,15 @@ _COUNTED_FROM_ZERO = (
 
 
 class Metrics:
-    """What the service counts. Every label has few values, whatever clients send."""
+    """What the service counts. Every label has few values, whatever clients send.
 
-    def __init__(self) -> None:
+    Args:
+        shown: what a scrape shows where several processes count together; None: this one's.
+    """
+
+    def __init__(self, shown: CollectorRegistry | None = None) -> None:
         self.registry = CollectorRegistry()
+        self._shown = shown or self.registry
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -72,20 +77,32 @@ class Metrics:
         for error in _COUNTED_FROM_ZERO:
             self._errors.labels(kind_of(error))
         self.in_flight = Gauge(
-            "lavit_requests_in_flight", "Requests being answered.", registry=self.registry
+            "lavit_requests_in_flight",
+            "Requests being answered.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self._ready = Gauge(
-            "lavit_ready", "1 while every model is ready, else 0.", registry=self.registry
+            "lavit_ready",
+            "1 while every model is ready, else 0.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
         )
+        self._is_ready: Callable[[], float] = lambda: 0
         self._queue_capacity = Gauge(
             "lavit_queue_capacity",
             "Most pictures of a model accepted and not yet answered.",
             registry=self.registry,
+            multiprocess_mode="livesum",
         )
         Gauge(
-            "lavit_build_info", "What runs, always 1.", ("version",), registry=self.registry
+            "lavit_build_info",
+            "What runs, always 1.",
+            ("version",),
+            registry=self.registry,
+            multiprocess_mode="livemax",
         ).labels(__version__).set(1)
-        self._models = AllModels(self.registry)
+        self._models = AllModels(self.registry, removable=shown is None)
 
     def of(self, name: str, version: str) -> ModelMetrics:
         """What is counted about one model."""
@@ -93,7 +110,7 @@ class Metrics:
 
     def watch(self, ready: Callable[[], float]) -> None:
         """Have this read whenever the metrics are: whether every model is ready."""
-        self._ready.set_function(ready)
+        self._is_ready = ready
 
     def capacity(self, pictures: int) -> None:
         """Show how many pictures of a model may be in the house."""
@@ -110,7 +127,13 @@ class Metrics:
         """Count a refused or failed request or picture; `reason` is an error's kind."""
         self._errors.labels(reason).inc()
 
+    def refresh(self) -> None:
+        """Read what is not counted but looked up."""
+        self._ready.set(self._is_ready())
+        self._models.refresh()
+
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """All metrics in the format that an Accept header asks for, and its media type."""
+        self.refresh()
         encode, media_type = choose_encoder(accept)
-        return encode(self.registry), media_type
+        return encode(self._shown), media_type

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LABELS = ("model", "version")
+_Together = Literal["livesum", "livemin", "livemax"]
+"""How the gauges of several processes become one; of those that are alive."""
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -36,11 +40,21 @@ class AllModels:
 
     Args:
         registry: where they are shown.
+        removable: a gauge can be removed; not where several processes count together.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, description: str, *more: str) -> Gauge:
-            return Gauge(f"lavit_{name}", description, (*_LABELS, *more), registry=registry)
+    def __init__(self, registry: CollectorRegistry, *, removable: bool = True) -> None:
+        self._removable = removable
+        self._read: dict[tuple[Gauge, tuple[str, ...]], Callable[[], float]] = {}
+
+        def gauge(name: str, description: str, *more: str, workers: _Together = "livesum") -> Gauge:
+            return Gauge(
+                f"lavit_{name}",
+                description,
+                (*_LABELS, *more),
+                registry=registry,
+                multiprocess_mode=workers,
+            )
 
         def seconds(stage: str, description: str) -> Histogram:
             name = f"lavit_{stage}_seconds"
@@ -65,17 +79,42 @@ class AllModels:
         self.depth = gauge("queue_depth", "Decoded pictures waiting for the runtime.")
         self.pending = gauge("pictures_pending", "Pictures accepted and not yet answered.")
         self.predicted_wait = gauge(
-            "predicted_wait_seconds", "Time until one more picture would be answered."
+            "predicted_wait_seconds",
+            "Time until one more picture would be answered.",
+            workers="livemax",
         )
         self.instances = gauge("runtime_instances", "Instances of the runtime that take batches.")
-        self.ready = gauge("model_ready", "1 while the model takes pictures, else 0.")
+        self.ready = gauge(
+            "model_ready", "1 while the model takes pictures, else 0.", workers="livemin"
+        )
         self.info = gauge(
-            "model_info", "What is served, always 1.", "artifact", "checkpoint", "runtime"
+            "model_info",
+            "What is served, always 1.",
+            *("artifact", "checkpoint", "runtime"),
+            workers="livemax",
         )
 
     def of(self, name: str, version: str) -> ModelMetrics:
         """Those of one model."""
         return ModelMetrics(self, name, version)
+
+    def watch(self, gauge: Gauge, labels: tuple[str, ...], read: Callable[[], float]) -> None:
+        """Read this with every `refresh`."""
+        self._read[gauge, labels] = read
+
+    def refresh(self) -> None:
+        """Read every gauge anew."""
+        for (gauge, labels), read in self._read.items():
+            gauge.labels(*labels).set(read())
+
+    def take_back(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
+        """Show a gauge no more; in files that processes share, by a number that is none."""
+        self._read.pop((gauge, labels), None)
+        if self._removable:
+            with suppress(KeyError):  # it was never shown
+                gauge.remove(*labels)
+        else:
+            gauge.labels(*labels).set(math.nan)
 
 
 class ModelMetrics:
@@ -122,14 +161,14 @@ class ModelMetrics:
             (every.instances, gauges.instances),
             (every.ready, gauges.ready),
         ):
-            gauge.labels(*self._labels).set_function(read)
+            every.watch(gauge, self._labels, read)
         self._described = (*self._labels, artifact, checkpoint, runtime)
         every.info.labels(*self._described).set(1)
 
     def replaced(self, by: ModelMetrics) -> None:
         """Leave the names to another bundle, which is shown already."""
         if self._described is not None and self._described != by._described:
-            self._every.info.remove(*self._described)
+            self._every.take_back(self._every.info, self._described)
 
     def hide(self) -> None:
         """Show nothing of this model any more; what was counted stays."""
@@ -141,7 +180,6 @@ class ModelMetrics:
             every.instances,
             every.ready,
         ):
-            with suppress(KeyError):  # it was never shown
-                gauge.remove(*self._labels)
+            every.take_back(gauge, self._labels)
         if self._described is not None:
-            every.info.remove(*self._described)
+            every.take_back(every.info, self._described)

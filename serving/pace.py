@@ -20,10 +20,12 @@ class Pace:
     def __init__(self) -> None:
         self._measured: dict[int, float] = {}
         self._slowness = 1.0
+        self._known: dict[int, float] = {}
 
     def measured(self, size: int, seconds: float) -> None:
         """Take a time of the warm-up: one batch of `size` on an idle machine."""
         self._measured[size] = seconds
+        self._known.clear()
 
     def observed(self, size: int, seconds: float) -> None:
         """Correct the predictions by a batch that was served."""
@@ -51,6 +53,12 @@ class Pace:
         return usual if idle else self._slowness * usual
 
     def _usual(self, size: int) -> float:
+        """Time of a batch that was not slowed down; every request asks for some of them."""
+        if size not in self._known:
+            self._known[size] = self._between(size)
+        return self._known[size]
+
+    def _between(self, size: int) -> float:
         if not self._measured:
             return 0.0
         sizes = sorted(self._measured)

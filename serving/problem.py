@@ -129,17 +129,29 @@ def problem_response(
     """
     request.state.reason = reason
     request.state.kind = reason or problem.type.rpartition(":")[2]
-    request_id = request.state.request_id
-    whole = Problem(
-        **problem.model_dump(include=set(PictureProblem.model_fields)),
-        instance=f"{quote(request.url.path)}#{quote(request_id)}",
-        request_id=request_id,
-        error=problem.detail if request.url.path.startswith("/v2/") else None,
-        errors=errors,
+    whole = whole_problem(
+        problem, path=request.url.path, request_id=request.state.request_id, errors=errors
     )
     return Response(
         whole.model_dump_json(exclude_defaults=True),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers=headers,
+    )
+
+
+def whole_problem(
+    problem: PictureProblem,
+    *,
+    path: str,
+    request_id: str,
+    errors: tuple[RefusedPicture, ...] = (),
+) -> Problem:
+    """A problem as the problem of one request, by its path and its id."""
+    return Problem(
+        **problem.model_dump(include=set(PictureProblem.model_fields)),
+        instance=f"{quote(path)}#{quote(request_id)}",
+        request_id=request_id,
+        error=problem.detail if path.startswith("/v2/") else None,
+        errors=errors,
     )

@@ -29,6 +29,7 @@ _OF_RAY = {
     "host": "http_options of Ray Serve",
     "port": "http_options of Ray Serve",
     "log_format": "logging_config of Ray Serve",
+    "workers": "min_replicas and max_replicas",
     "retune": "lavit-serve --retune, before replicas share the bundle",
 }
 """Settings that are decided elsewhere, and where."""
@@ -115,7 +116,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application; Ray runs its lifespan, which starts and drains the models."""
-        return create_app(self._registry, self._settings, self._metrics, alone=False)
+        return create_app(self._registry, self._settings, self._metrics, workers=None)
 
     async def check_health(self) -> None:
         """Ray sends requests once this has returned, and replaces a replica where it raises.

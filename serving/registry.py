@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -70,6 +70,7 @@ class Registry:
             them.
         settings: limits and sizes of every model.
         metrics: where times and errors are counted.
+        elsewhere: why the service is not ready for a reason outside this process.
 
     Attributes:
         drained: after `close`, whether everything accepted was finished.
@@ -78,7 +79,15 @@ class Registry:
         UsageError: a batch size that an artifact does not take.
     """
 
-    def __init__(self, models: Sequence[Model], settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        models: Sequence[Model],
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        elsewhere: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._elsewhere = elsewhere
         self._settings = settings
         self._metrics = metrics
         self.decoders = settings.decoders or available_cores()
@@ -101,6 +110,11 @@ class Registry:
     @property
     def unready_reason(self) -> str | None:
         """As of `Models`."""
+        return self.own_unready_reason or self._elsewhere()
+
+    @property
+    def own_unready_reason(self) -> str | None:
+        """Why this process should get no traffic, whatever others may do."""
         if self._stopping:
             return "the service is stopping"
         for key, served in self._served.items():
@@ -142,7 +156,9 @@ class Registry:
         )
 
     def start(self) -> None:
-        """Warm the models up, one after the other; returns at once."""
+        """Warm the models up, one after the other; returns at once. Later calls do nothing."""
+        if self._starting is not None:
+            return
         self._starting = asyncio.create_task(self._warm_up(), name="warm-up")
 
     async def _warm_up(self) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,28 +17,36 @@ import uvicorn
 
 from lavit_deploy.errors import LavitError
 from serving.app import create_app
-from serving.errors import AddressError
+from serving.connection import Connection
+from serving.listening import listening_socket, url
+from serving.logs import announce
 from serving.metrics import Metrics
 from serving.opening import Model, open_models, retune_all
 from serving.registry import Registry
 from serving.settings import MIB, LogFormat, Settings
 from serving.tracing import Tracing
+from serving.workers import take_signals
+from serving.workers_board import Crew, State
+from serving.workers_metrics import registry_of_all
 
 _log = logging.getLogger("serving")
 _BACKLOG = 2048
 _KEEP_ALIVE = 75
 """Seconds that an idle connection stays open: longer than the 60 s of common proxies, which
 otherwise send a request just as it is closed."""
+_PUBLISHED = 0.25
+"""Seconds between two times that a worker tells the others how it is."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
-def serve(settings: Settings, *, reread: Callable[[], Settings]) -> int:
+def serve(settings: Settings, *, reread: Callable[[], Settings], crew: Crew | None = None) -> int:
     """Serve bundles until SIGTERM or SIGINT, then finish what was accepted.
 
     Args:
         settings: which bundles, and how.
         reread: makes the settings again, for SIGHUP; only their list of bundles is looked at.
+        crew: the workers of which this process is one; None: it is the whole service.
 
     Returns:
         Exit code: 0 after a clean stop, 1 where the last requests had to be abandoned.
@@ -52,27 +60,50 @@ def serve(settings: Settings, *, reread: Callable[[], Settings]) -> int:
     with ExitStack() as stack:
         for model in models:
             stack.callback(model.close)
-        listener = stack.enter_context(listening_socket(settings.host, settings.port))
-        metrics = Metrics()
+        listener = stack.enter_context(
+            listening_socket(settings.host, settings.port, shared=crew is not None)
+        )
+        metrics = Metrics() if crew is None else Metrics(registry_of_all(crew))
         tracing = Tracing.load(settings.otlp_endpoint, os.environ)
         if tracing is not None:
             stack.callback(tracing.close)
-        registry = Registry(models, settings, metrics)
+        registry = Registry(
+            models,
+            settings,
+            metrics,
+            elsewhere=(lambda: None) if crew is None else crew.reason_elsewhere,
+        )
         config = uvicorn.Config(
-            create_app(registry, settings, metrics, tracing=tracing),
+            create_app(registry, settings, metrics, workers=_workers(crew), tracing=tracing),
+            http=Connection,
+            ws="none",
             log_config=None,
             access_log=False,  # serving.observing writes it, with request ids
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         )
-        server = Server(config, registry, log_format=settings.log_format, reread=reread)
-        host, port = listener.getsockname()[:2]
-        server.announce(_start_lines(settings, models, registry, url(host, port)))
+        server = (
+            Server(config, registry, log_format=settings.log_format, reread=reread)
+            if crew is None
+            else WorkerServer(
+                config, registry, metrics, crew, log_format=settings.log_format, reread=reread
+            )
+        )
+        if crew is None or crew.first:
+            host, port = listener.getsockname()[:2]
+            lines = _start_lines(settings, models, registry, url(host, port))
+            if crew is not None:
+                lines["workers"] = f"{crew.board.workers}, each with these limits"
+            server.announce(lines)
         server.run(sockets=[listener])
         if server.failure is not None:
             raise server.failure
         return 0 if registry.drained else 1
+
+
+def _workers(crew: Crew | None) -> int:
+    return 1 if crew is None else crew.board.workers
 
 
 class Server(uvicorn.Server):
@@ -136,12 +167,8 @@ class Server(uvicorn.Server):
             self.announce({"reloaded": models})
 
     def announce(self, lines: dict[str, str]) -> None:
-        """Tell the operator, topic by topic: on standard output, or as one record in JSON logs."""
-        if self._log_format == "json":
-            _log.info(" and ".join(lines), extra=lines)
-            return
-        for topic, text in lines.items():
-            print(f"{topic:<9} {text}", flush=True)
+        """Tell the operator, topic by topic; see `serving.logs`."""
+        announce(_log, self._log_format, lines)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -161,36 +188,71 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A bound TCP socket, so that a taken port is known before a model is loaded.
+class WorkerServer(Server):
+    """The same as one of several: it listens when it is ready, and tells the others how it is.
 
-    Raises:
-        AddressError: the name is unknown, or the port is taken or not allowed.
+    Args:
+        metrics: read a few times a second, so that whichever worker is scraped shows this one's.
+        crew: the others.
     """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        registry: Registry,
+        metrics: Metrics,
+        crew: Crew,
+        *,
+        log_format: LogFormat,
+        reread: Callable[[], Settings],
+    ) -> None:
+        super().__init__(config, registry, log_format=log_format, reread=reread)
+        self._metrics = metrics
+        self._crew = crew
+        self._publishing: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._watch_supervisor()
+        self._registry.start()
         try:
-            if sys.platform != "win32":  # there it would let two servers share the port
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise AddressError(f"cannot listen on {host} port {port}: {reason}") from None
-    return listener
+            await self._registry.until_ready()
+        except LavitError as error:
+            self.failure = error
+            self.should_exit = True
+            return
+        await super().startup(sockets)
+        self._publishing = asyncio.create_task(self._publish(), name="publish")
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._publishing is not None:
+            self._publishing.cancel()
+        await super().shutdown(sockets)
 
-def url(host: str, port: int) -> str:
-    """The address a person types."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host)  # noqa: S104 - shown, not bound
-    if shown is None:
-        shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"
+    async def _ready(self) -> None:
+        """The supervisor announces that all are ready."""
+        take_signals()
+
+    def _watch_supervisor(self) -> None:
+        """Stop where nobody is there any more to pass a signal on."""
+        supervisor = multiprocessing.parent_process()
+        if supervisor is None:
+            raise RuntimeError("a worker is started by serving.workers")
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            loop.remove_reader(supervisor.sentinel)
+            _log.critical("the supervisor of the workers has died")
+            self.handle_exit(signal.SIGTERM, None)
+
+        loop.add_reader(supervisor.sentinel, stop)
+
+    async def _publish(self) -> None:
+        board, number = self._crew.board, self._crew.number
+        while True:
+            ready = self._registry.own_unready_reason is None
+            board.set_state(number, State.READY if ready else State.BROKEN)
+            self._metrics.refresh()
+            await asyncio.sleep(_PUBLISHED)
 
 
 def _start_lines(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,8 @@ class Settings:
         retune: measure every usable artifact on this machine first, and keep the result.
         device: where the runtime computes.
         threads: threads of each model's instances together; None: the cores this process may use.
+        workers: processes that share the port; threads, decoders and the limits of the queue and of
+            pending bytes are the service's, and divided between them.
         instances: times that each model is opened; batches go to whichever instance is idle.
         infer_seconds: longest time of a batch; after it the runtime counts as broken.
         decoders: threads that decode pictures; None: the cores this process may use.
@@ -71,6 +73,7 @@ class Settings:
     retune: bool = False
     device: Device = "cpu"
     threads: int | None = None
+    workers: int = 1
     instances: int = 1
     infer_seconds: float = 30.0
     decoders: int | None = None
@@ -114,6 +117,18 @@ class Settings:
             )
         return max(1, threads // self.instances)
 
+    def of_worker(self) -> Settings:
+        """The share that each of the workers has: settings of a service of one process."""
+        share = self.workers
+        return replace(
+            self,
+            workers=1,
+            threads=max(1, (self.threads or available_cores()) // share),
+            decoders=max(1, (self.decoders or available_cores()) // share),
+            queue=self.queue // share,
+            max_pending_bytes=self.max_pending_bytes // share,
+        )
+
     def __post_init__(self) -> None:
         if not self.sources:
             raise UsageError("nothing to serve: give a BUNDLE, or --model NAME=PATH")
@@ -121,6 +136,7 @@ class Settings:
             raise UsageError(f"--port must be 0..65535, given {self.port}")
         positive = {
             "--threads": self.threads,
+            "--workers": self.workers,
             "--instances": self.instances,
             "--infer-seconds": self.infer_seconds,
             "--decoders": self.decoders,
@@ -139,6 +155,7 @@ class Settings:
             if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"{option} must be more than 0, given {value}")
         self._check_addresses()
+        self._check_workers()
         if not 0 <= self.agreement <= 1:
             raise UsageError(f"--agreement must be 0..1, given {self.agreement}")
         if not 0 <= self.max_wait_ms <= 60_000:
@@ -153,6 +170,24 @@ class Settings:
                 f"--max-bytes {self.max_bytes} is more than --max-pending-bytes "
                 f"{self.max_pending_bytes}: such a request could never be accepted"
             )
+
+    def _check_workers(self) -> None:
+        if self.workers == 1:
+            return
+        threads = self.threads or available_cores()
+        if self.device == "cpu" and self.workers > threads:
+            raise UsageError(
+                f"--workers {self.workers} is more than the {threads} threads they share"
+            )
+        for option, largest, total, share in (
+            ("--max-files", self.max_files, "--queue", self.queue),
+            ("--max-bytes", self.max_bytes, "--max-pending-bytes", self.max_pending_bytes),
+        ):
+            if largest > share // self.workers:
+                raise UsageError(
+                    f"{option} {largest} is more than the share of {total} {share} that each of "
+                    f"--workers {self.workers} has: such a request could never be accepted"
+                )
 
     def _check_addresses(self) -> None:
         endpoint = self.otlp_endpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 
 _MEMORY = 128
@@ -17,7 +18,8 @@ class Slack:
     """
 
     def __init__(self) -> None:
-        self._excess: deque[float] = deque(maxlen=_MEMORY)
+        self._excess: deque[float] = deque()
+        self._ranked: list[float] = []  # the same, sorted
         self._seconds = 0.0
 
     @property
@@ -32,6 +34,8 @@ class Slack:
             seconds: from its admission.
             predicted: what was predicted then, without slack.
         """
-        self._excess.append(seconds - predicted)
-        ranked = sorted(self._excess)
-        self._seconds = ranked[math.ceil(_SHARE * len(ranked)) - 1]
+        if len(self._excess) == _MEMORY:
+            del self._ranked[bisect_left(self._ranked, self._excess.popleft())]
+        self._excess.append(excess := seconds - predicted)
+        insort(self._ranked, excess)
+        self._seconds = self._ranked[math.ceil(_SHARE * len(self._ranked)) - 1]

@@ -45,10 +45,6 @@ class Lane:
                 Span(name, running.started, time.perf_counter() - running.started)
             ]
 
-    def seconds(self, name: str) -> float:
-        """How long all stages of this name took together."""
-        return sum(span.seconds for span in self.spans if span.name == name)
-
     @property
     def total(self) -> float:
         """How long all stages took, seconds."""
@@ -117,15 +113,11 @@ class Timeline:
         """The stages there were, and the total; those of the picture that took longest."""
         slowest = max(self.lanes, key=lambda lane: lane.total, default=Lane())
         total = time.perf_counter() - self.started
-        stages = {
-            name: lane.seconds(name)
-            for name in STAGES
-            for lane in (self.shared, slowest)
-            if any(span.name == name for span in lane.spans)
-        }
-        return {
-            name: round(1e3 * seconds, 3) for name, seconds in (*stages.items(), ("total", total))
-        }
+        spent: dict[str, float] = {}
+        for span in (*self.shared.spans, *slowest.spans):
+            spent[span.name] = spent.get(span.name, 0.0) + span.seconds
+        stages = {name: round(1e3 * spent[name], 3) for name in STAGES if name in spent}
+        return stages | {"total": round(1e3 * total, 3)}
 
     def header(self) -> str:
         """The value of `Server-Timing`."""

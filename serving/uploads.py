@@ -251,7 +251,7 @@ class _Form:
         self._max_files = max_files
         self._uploads: list[Upload] = []
         self._part = _Part()
-        self._ended = False
+        self._begun = self._ended = False
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -276,13 +276,14 @@ class _Form:
             _refuse(error)
 
     def finish(self) -> tuple[Upload, ...]:
-        if self._uploads and not self._ended:
+        if self._begun and not self._ended:
             raise MalformedUploadError("the form ends before its closing boundary")
         if not self._uploads:
             raise NoPictureError("the form has no file; add one with -F file=@picture.jpg")
         return tuple(self._uploads)
 
     def _begin(self) -> None:
+        self._begun = True
         self._part = _Part()
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:

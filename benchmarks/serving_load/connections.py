@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httptools
+
+IDLE_SECONDS = 60.0
+"""Idle connections are not used after that: a server may be closing them at that moment, and the
+request would be lost. Proxies do the same, with the same time."""
 
 LOST = 0
 """Status of a request whose connection was lost before the answer was whole."""
@@ -33,10 +38,21 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._reply: asyncio.Future[Reply] | None = None
         self._body: list[bytes] = []
+        self._since = 0.0
         self.usable = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.rest()
         self._transport = transport  # type: ignore[assignment] # a TCP transport can write
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it can be expected to be open still."""
+        return self.usable and time.monotonic() - self._since < IDLE_SECONDS
+
+    def rest(self) -> None:
+        """Begin to be idle."""
+        self._since = time.monotonic()
 
     def send(self, request: bytes) -> asyncio.Future[Reply]:
         """Send a whole request; the future resolves with the answer and never fails."""
@@ -103,8 +119,9 @@ class Pool:
             while self._idle:
                 # The newest first, so that a calm phase lets the others grow old unused.
                 connection = self._idle.pop()
-                if connection.usable:
+                if connection.fresh:
                     break
+                connection.abort()
             else:
                 try:
                     connection = await self._connect()
@@ -116,6 +133,7 @@ class Pool:
                 connection.abort()
                 raise
             if connection.usable:
+                connection.rest()
                 self._idle.append(connection)
             return reply
 

@@ -28,11 +28,13 @@ def by_model(report: Report) -> dict[str, Rows]:
     for measured in report["rounds"]:
         name = f"{measured['model']}, {measured['artifact']}, {measured['pictures']}"
         # The machine's speed drifts: a share is taken within a round.
-        bare = next(row["throughput"] for row in measured["rows"] if row["server"] == _BARE)
+        rows = [row for row in measured["rows"] if row.get("others_cores", 0.0) <= OTHERS_CORES]
+        bare = next((row["throughput"] for row in rows if row["server"] == _BARE), None)
         found.setdefault(name, []).extend(
-            row | ({"of_bare": row["throughput"] / bare} if row["load"] == "saturation" else {})
-            for row in measured["rows"]
-            if row.get("others_cores", 0.0) <= OTHERS_CORES
+            row | {"of_bare": row["throughput"] / bare}
+            if bare is not None and row["load"] == "saturation"
+            else row
+            for row in rows
         )
     return found
 
@@ -73,7 +75,7 @@ def _throughput(rows: Rows) -> Iterator[str]:
     yield "|---|---:|---:|---:|---:|---:|---:|"
     for name in servers_of(rows):
         rate = middle(rows, name, "saturation", "throughput") or 0.0
-        share = middle(rows, name, "saturation", "of_bare") or 0.0
+        share = middle(rows, name, "saturation", "of_bare")
         every = [
             row["throughput"]
             for row in rows
@@ -86,8 +88,9 @@ def _throughput(rows: Rows) -> Iterator[str]:
         )
         cores = middle(rows, name, "saturation", "server_cores") or 0.0
         others = middle(rows, name, "saturation", "others_cores") or 0.0
+        part = "-" if share is None else f"{share:.0%}"
         yield (
-            f"| {name} | {rate:.0f} | {share:.0%} | {min(every):.0f} to {max(every):.0f} "
+            f"| {name} | {rate:.0f} | {part} | {min(every):.0f} to {max(every):.0f} "
             f"| {cores:.2f} | {others:.2f} | {memory:.0f} |"
         )
     yield ""
@@ -137,7 +140,9 @@ def plots(report: Report, out: Path) -> None:
 def _draw_throughput(axes: Any, rows: Rows) -> None:  # noqa: ANN401 - matplotlib's Axes are untyped here
     names: Sequence[str] = servers_of(rows)
     rates = [middle(rows, name, "saturation", "throughput") or 0.0 for name in names]
-    bars = axes.bar(names, rates, color=["C0" if name == "lavit-serve" else "C7" for name in names])
+    bars = axes.bar(
+        names, rates, color=["C0" if name.startswith("lavit-serve") else "C7" for name in names]
+    )
     axes.bar_label(bars, fmt="%.0f", fontsize=8)
     bare = middle(rows, _BARE, "saturation", "throughput") or 0.0
     axes.axhline(bare, color="C3", linestyle="--", linewidth=1, label="bare runtime")

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
+from urllib.parse import urljoin
 from urllib.request import Request, urlopen
 
 import psutil
@@ -38,6 +39,8 @@ class Server:
         packages: distributions that matter.
         path: of its classifying route.
         field: name of its form's field.
+        ready: of a route that is 200 once all its processes take requests: connections that are
+            opened earlier would stay with some of them. None: an answer says as much.
         environment: variables.
     """
 
@@ -47,6 +50,7 @@ class Server:
     packages: tuple[str, ...] = ()
     path: str = "/classify"
     field: str = "file"
+    ready: str | None = None
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def versions(self) -> dict[str, str]:
@@ -93,6 +97,16 @@ class Running:
                 times = process.cpu_times()
                 total += times.user + times.system
         return total
+
+    def check_ready(self) -> None:
+        """Ask whether all its processes take requests.
+
+        Raises:
+            URLError: not yet.
+        """
+        if self.server.ready is not None:
+            with urlopen(urljoin(self.url, self.server.ready), timeout=30):  # noqa: S310 - our own server
+                pass
 
     def best_class(self, picture: bytes) -> int:
         """What it says a picture shows."""
@@ -141,6 +155,7 @@ def _wait(found: Running, process: subprocess.Popen[bytes], picture: bytes, log:
         if process.poll() is not None:
             break
         try:
+            found.check_ready()
             found.best_class(picture)
         except (URLError, OSError, ValueError, KeyError):
             time.sleep(0.2)
@@ -179,14 +194,15 @@ def _as_urllib(url: str, name: str, picture: bytes) -> Request:
 
 
 def ours(bundle: Path, artifact: str, *options: str) -> Server:
-    """`lavit-serve` from this interpreter's environment, as it comes."""
+    """`lavit-serve` from this interpreter's environment, as it comes but for these options."""
     code = "from serving.cli import entry; entry()"
     return Server(
-        name="lavit-serve",
+        name=" ".join(("lavit-serve", *options)),
         command=(
             *(sys.executable, "-c", code, str(bundle), "--artifact", artifact, "--port", "PORT"),
             *("--log-format", "json", *options),
         ),
         python=Path(sys.executable),
+        ready="/readyz",
         packages=("fastapi", "uvicorn", "starlette", "onnxruntime", "openvino", "pillow"),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +28,13 @@ _FOUND = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int
 
 
 def import_openvino() -> openvino:
-    """The openvino package.
+    """The openvino package, its telemetry off: that would also need a home folder.
 
     Raises:
         MissingDependencyError: it is not installed.
     """
+    # openvino goes on without it where it is not installed.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino as ov
     except ImportError:
@@ -87,7 +91,6 @@ class OpenVinoRuntime(Runtime):
         streams: int | None = None,
         cache: Path | None = None,
     ) -> None:
-        ov = import_openvino()
         native = cpu_precisions()
         if precision not in native:
             raise UsageError(
@@ -105,15 +108,11 @@ class OpenVinoRuntime(Runtime):
             config["ENABLE_CPU_PINNING"] = False
         if cache is not None:
             config["CACHE_DIR"] = str(cache)
-        core = ov.Core()
-        try:
-            model = core.read_model(file)
-            self.input = _input_of(model, file)
-            many = core.compile_model(model, "CPU", config | {"NUM_STREAMS": streams})
-            model.reshape([1, *self.input.shape[1:]])
-            one = core.compile_model(model, "CPU", config | {"NUM_STREAMS": 1})
-        except RuntimeError as error:
-            raise BundleError(f"openvino cannot open {file}: {error}") from None
+        # The plugin gives the thread that loads it a stack for signals, and unmaps it in whichever
+        # thread lets go of the model: the next signal of the first thread would end the process.
+        with ThreadPoolExecutor(1) as short_lived:
+            opening = short_lived.submit(_open, file, config, streams)
+            self.input, many, one = opening.result()
         self._compiled = one
         self._single = one.create_infer_request()
         self._streams = [many.create_infer_request() for _ in range(min(streams, max_batch))]
@@ -149,6 +148,28 @@ class OpenVinoRuntime(Runtime):
         self._single = None
         self._streams = []
         self._compiled = None
+
+
+def _open(
+    file: Path, config: dict[str, Any], streams: int
+) -> tuple[TensorSpec, openvino.CompiledModel, openvino.CompiledModel]:
+    """A file's input, and the file compiled for throughput and for one picture.
+
+    Raises:
+        BundleError: as of `OpenVinoRuntime`.
+    """
+    core = import_openvino().Core()
+    # Weights mapped from a file that somebody shortens would end the process.
+    core.set_property({"ENABLE_MMAP": False})
+    try:
+        model = core.read_model(file)
+        spec = _input_of(model, file)
+        many = core.compile_model(model, "CPU", config | {"NUM_STREAMS": streams})
+        model.reshape([1, *spec.shape[1:]])
+        one = core.compile_model(model, "CPU", config | {"NUM_STREAMS": 1})
+    except RuntimeError as error:
+        raise BundleError(f"openvino cannot open {file}: {error}") from None
+    return spec, many, one
 
 
 def _input_of(model: openvino.Model, file: Path) -> TensorSpec:

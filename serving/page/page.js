@@ -118,10 +118,21 @@ async function post(file, signal) {
   for (let attempt = 1; ; attempt += 1) {
     const response = await fetch(`/classify?${chosen()}`, { method: "POST", body: form, headers: credentials(), signal });
     const seconds = Number(response.headers.get("Retry-After"));
-    if (response.status !== 503 || !seconds || attempt === TRIES) return { response, answer: await response.json() };
+    if (response.status !== 503 || !seconds || attempt === TRIES) return { response, answer: await answerOf(response) };
     status.textContent = `The service is busy. Trying again in ${seconds} s…`;
     await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
     signal.throwIfAborted();
+  }
+}
+
+// The service's answer; a proxy before it, which answers pages, is put into the same words.
+async function answerOf(response) {
+  try {
+    return await response.json();
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    const detail = response.status === 413 ? "a proxy does not let pictures of this size through" : "a proxy could not reach the service";
+    return { title: `Answer ${response.status}`, detail };
   }
 }
 

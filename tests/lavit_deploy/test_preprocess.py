@@ -197,8 +197,15 @@ def test_too_many_pixels_are_refused_by_the_header_alone():
     data = encoded(Image.new("L", (10, 10)))
     header = data[12:16] + (30000).to_bytes(4, "big") * 2 + data[24:29]
     bomb = data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
-    with pytest.raises(ImageTooLargeError):
+    with pytest.raises(ImageTooLargeError, match="900,000,000 pixels; the limit is 50,000,000"):
         decode(bomb)
+
+
+def test_a_picture_that_is_too_narrow_is_refused_by_the_header_alone(monkeypatch):
+    data = encoded(Image.new("L", (1, 100_000)))
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("it is decoded"))
+    with pytest.raises(ImageTooLargeError, match="1 x 100000 pixels is too narrow"):
+        prepare(data, Preprocess(resize=64, crop=(64, 64)))
 
 
 def test_the_pixel_limit_is_inclusive():

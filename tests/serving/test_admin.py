@@ -21,7 +21,7 @@ def serve_with(bundle_path, tmp_path):
     """The service over a bundle, with keys."""
     with contextlib.ExitStack() as stack:
 
-        def make(keys=None, admin=None):
+        def make(keys=None, admin=None, workers=1):
             files = {}
             for option, key in (("api_keys", keys), ("admin_keys", admin)):
                 if key is not None:
@@ -30,7 +30,7 @@ def serve_with(bundle_path, tmp_path):
             settings = Settings(bundles=(bundle_path,), threads=1, decoders=1, **files)
             metrics = Metrics()
             registry = Registry(open_models(settings), settings, metrics)
-            app = create_app(registry, settings, metrics)
+            app = create_app(registry, settings, metrics, workers=workers)
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             client.portal.call(registry.until_ready)
             return client
@@ -50,6 +50,20 @@ def assert_problem(response, status, kind):
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["type"] == f"urn:lavit:problem:{kind}"
     return response.json()["detail"]
+
+
+def test_one_of_several_workers_shows_the_models_and_says_how_to_change_them(serve_with):
+    client = serve_with(admin=ADMIN_KEY, workers=2)
+    for method in ("POST", "DELETE"):
+        assert client.request(method, FIRST).status_code == 401
+    client.headers["X-API-Key"] = ADMIN_KEY
+    for method in ("POST", "DELETE"):
+        detail = assert_problem(client.request(method, FIRST), 409, "several-workers")
+        assert detail == (
+            "this is one of 2 workers and cannot change the models of the others: change the "
+            "bundles or the configuration, then send SIGHUP to lavit-serve"
+        )
+    assert [model["name"] for model in client.get("/admin/models").json()["models"]] == ["colours"]
 
 
 def test_without_any_key_there_is_no_administration(serve_with):
@@ -140,6 +154,12 @@ def test_bundles_from_other_folders_are_not_touched(client, bundle_path, write_b
     for path in (outside, link, "/etc", tmp_path / "x" / ".." / "elsewhere" / "colours.bundle"):
         answer = client.post(FIRST, json={"bundle": str(path)})
         assert "are loaded from" in assert_problem(answer, 422, "model-refused")
+
+
+def test_what_is_no_path_is_refused(client, bundle_path):
+    for path, why in (("a\0b", "null"), (f"{bundle_path.parent}/{'a' * 300}", "bundle")):
+        answer = client.post(FIRST, json={"bundle": path})
+        assert why in assert_problem(answer, 422, "model-refused")
 
 
 @pytest.mark.parametrize(

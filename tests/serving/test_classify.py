@@ -229,6 +229,11 @@ BOUNDARY = "multipart/form-data; boundary=x"
             BOUNDARY,
             "malformed-upload",
         ),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\ncut',
+            BOUNDARY,
+            "malformed-upload",
+        ),
     ],
 )
 def test_a_broken_form_is_answered_with_400(client, body, content_type, kind):

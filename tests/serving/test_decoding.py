@@ -121,6 +121,18 @@ def test_a_decoder_that_hangs_is_killed_at_the_limit_and_replaced(make, treacher
     assert child.pid != before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is of POSIX")
+@pytest.mark.parametrize("size", [0, 8 << 20])
+def test_a_decoder_that_is_stopped_is_killed_at_the_limit_however_large_the_picture(make, size):
+    decoders = make("processes", seconds=0.5)
+    (child,) = decoders._children
+    run(decoders, jpeg())
+    os.kill(child.pid, signal.SIGSTOP)
+    stopped, after = run(decoders, jpeg() + bytes(size), jpeg())  # more than a pipe holds
+    assert isinstance(stopped, DecodingTimeoutError)
+    assert after.shape == (32, 32, 3)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS binds on Linux")
 def test_a_decoder_whose_memory_blows_up_costs_one_picture(make, treacherous):
     decoders = make("processes", job=treacherous)

@@ -347,3 +347,17 @@ def test_a_service_with_keys_asks_for_one_and_goes_on_with_the_pictures(
 def test_the_documentation_renders_without_a_network(visit):
     page = visit("/docs")
     page.get_by_text("Classify one or several pictures").wait_for()
+
+
+@pytest.mark.parametrize(("status", "why"), [(413, "of this size"), (502, "could not reach")])
+def test_an_answer_of_a_proxy_is_shown_with_its_picture(visit, picture, status, why):
+    page = visit("/")
+    page.route(
+        "**/classify*",
+        lambda route: route.fulfill(status=status, content_type="text/html", body="<html>"),
+    )
+    page.set_input_files("#files", [upload(name, picture()) for name in ("a.png", "b.png")])
+    page.get_by_text("None of the pictures could be classified.").wait_for()
+    errors = page.locator(".card .error").all_inner_texts()
+    assert len(errors) == 2
+    assert all(why in error for error in errors)

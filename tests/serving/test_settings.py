@@ -2,10 +2,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lavit_deploy.errors import UsageError
 from serving.cli import make_parser
-from serving.settings import Settings
+from serving.settings import MIB, Settings
 
 
 @pytest.mark.parametrize(
@@ -25,12 +27,45 @@ from serving.settings import Settings
         ({"otlp_endpoint": "collector:4318"}, "--otlp-endpoint must be like http://collector"),
         ({"agreement": 1.5}, r"--agreement must be 0\.\.1, given 1.5"),
         ({"max_files": 8, "queue": 4}, "could never be accepted"),
+        ({"workers": 0}, "--workers must be more than 0"),
+        ({"workers": 3, "threads": 2}, "--workers 3 is more than the 2 threads they share"),
+        ({"workers": 2, "threads": 2, "max_files": 8, "queue": 15}, "the share of --queue 15"),
+        (
+            {"workers": 2, "threads": 2, "max_bytes": 9, "max_pending_bytes": 17},
+            "the share of --max-pending-bytes 17",
+        ),
         ({"max_bytes": 9, "max_pending_bytes": 8}, "could never be accepted"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_option_name(change, message):
     with pytest.raises(UsageError, match=message):
         Settings(bundles=(Path(),), **change)
+
+
+@given(
+    workers=st.integers(2, 8),
+    threads=st.integers(8, 64),
+    decoders=st.integers(1, 64),
+    queue=st.integers(256, 10_000),
+    pending=st.integers(256 * MIB, 2048 * MIB),
+)
+def test_the_shares_of_the_workers_are_whole_services_within_the_limits(
+    workers, threads, decoders, queue, pending
+):
+    whole = Settings(
+        bundles=(Path(),),
+        workers=workers,
+        threads=threads,
+        decoders=decoders,
+        queue=queue,
+        max_pending_bytes=pending,
+    )
+    share = whole.of_worker()
+    assert share.workers == 1
+    assert share.threads * workers <= threads
+    assert share.decoders * workers <= max(decoders, workers)  # each has one, at least
+    assert share.queue * workers <= queue
+    assert share.max_pending_bytes * workers <= pending
 
 
 def test_every_setting_is_an_option_with_the_same_default():
@@ -50,6 +85,7 @@ def test_the_command_line_is_pinned():
         "--host",
         "--port",
         "--model",
+        "--workers",
         "--instances",
         "--infer-seconds",
         "--admin-keys",
