@@ -64,6 +64,17 @@ MODELS = (
     "deit_small",
 )
 BATCHES = (1, 8, 32)
+_TITLES = {
+    "eager": "PyTorch, eager",
+    "compile": "PyTorch, compiled",
+    "onnxruntime": "plain export, ONNX Runtime",
+    "openvino-f32": "plain export, OpenVINO float32",
+    "openvino": "plain export, OpenVINO's own precision",
+    "ours-onnxruntime": "bundle, ONNX Runtime",
+    "ours-fp32": "bundle, OpenVINO float32",
+    "ours-bf16": "bundle, OpenVINO bfloat16",
+}
+"""Names of the runtimes in the plot, in its order."""
 _SEED = 0
 _PEAK_SIZE = 2048
 
@@ -331,20 +342,19 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     shown = [row for row in rows if row["batch"] == BATCHES[1]] or rows
-    names = list(dict.fromkeys(key for row in shown for key in row["ms_per_image"]))
+    names = [name for name in _TITLES if any(name in row["ms_per_image"] for row in shown)]
     figure, axes = plt.subplots(figsize=(11, 4.5))
     width = 0.85 / len(names)
-    for index, name in enumerate(names):
-        points = [
-            (place + index * width, 1e3 / row["ms_per_image"][name])
-            for place, row in enumerate(shown)
-            if name in row["ms_per_image"]
-        ]
-        axes.bar([x for x, _ in points], [y for _, y in points], width, label=name)
-    axes.set_xticks([place + 0.4 for place in range(len(shown))], [row["model"] for row in shown])
+    for place, row in enumerate(shown):
+        found = [name for name in names if name in row["ms_per_image"]]
+        for index, name in enumerate(found):  # around the middle, without gaps for what is missing
+            x = place + (index - (len(found) - 1) / 2) * width
+            axes.bar(x, 1e3 / row["ms_per_image"][name], width, color=f"C{names.index(name)}")
+    axes.set_xticks(range(len(shown)), [row["model"] for row in shown])
     axes.set_ylabel("images per second")
     axes.set_title(f"batch {shown[0]['batch']}, {available_cores()} cores")
-    axes.legend(ncol=2, fontsize=8)
+    bars = [plt.Rectangle((0, 0), 1, 1, color=f"C{index}") for index in range(len(names))]
+    axes.legend(bars, [_TITLES[name] for name in names], ncol=2, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -27,6 +27,7 @@ import numpy.typing as npt
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
 from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.config import lavit_micro
@@ -315,8 +316,8 @@ def _colour(weight: float) -> str:
 def _plot_layers(results: list[dict], initial: list[dict], names: list[str]) -> None:  # type: ignore[type-arg]
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, pick, title in (
-        (axes[0], "diagonal", "diagonal share"),
-        (axes[1], "asymmetry", "asymmetry"),
+        (axes[0], "diagonal", "diagonal share (1: all on the diagonal)"),
+        (axes[1], "asymmetry", "asymmetry (0: symmetric)"),
     ):
         positions = np.arange(len(names))
         width = 0.8 / len(WEIGHTS)
@@ -332,7 +333,8 @@ def _plot_layers(results: list[dict], initial: list[dict], names: list[str]) -> 
                 color=_colour(weight),
                 capsize=3,
             )
-        axis.plot(positions, [layer[pick] for layer in initial], "k_", ms=40, label="untrained")
+        untrained = [layer[pick] for layer in initial]
+        axis.hlines(untrained, positions - 0.4, positions + 0.4, color="black", label="untrained")
         axis.set_xticks(positions, [name.replace(", ", "\n") for name in names])
         axis.set_title(title)
         axis.set_ylim(bottom=0)
@@ -372,7 +374,8 @@ def _plot_curves(results: list[dict]) -> None:  # type: ignore[type-arg]
         axis.fill_between(
             epochs, curves.min(axis=0), curves.max(axis=0), color=_colour(weight), alpha=0.15, lw=0
         )
-    axis.set_ylim(0.6, 1.0)
+    axis.set_ylim(0.9, 1.0)  # the first epochs are alike, the last ones are the question
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set_xlabel("epoch")
     axis.set_title("held-out accuracy, mean and range over seeds")
     axis.legend()

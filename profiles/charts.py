@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from profiles import plot
 from profiles.report import ModelReport, Report
-from profiles.split import PARTS
+from profiles.split import PARTS, TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,6 @@ _COLOURS = ("#4e79d9", "#e0702c", "#2f9e6e", "#c9487f", "#9a6fd0", "#b08a1e", "#
             "#d18fbd", "#6d9e2f")  # fmt: skip
 """Legible on white and on near-black."""
 _LINES = ("-", "--", ":")
-_MARKERS = {"preset": "o", "checkpoint": "D", "artifact": "*", "baseline": "s"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def charts(report: Report) -> Iterator[Chart]:
             "Throughput against multiply-adds",
             "Higher is faster. Models that lie on one vertical line do the same work at different "
             "speeds.",
-            lambda: _throughput(timed),
+            lambda: plot.throughput(timed),
         )
     if any(len(model.timings) > 2 for model in timed):
         yield _chart(
@@ -152,28 +152,13 @@ def _figure(width: float = 9.0, height: float = 4.6) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _plain(value: float, _position: float) -> str:
+    """A number at an axis as 0.1, 1, 100: matplotlib's own powers of ten are small to read."""
+    return f"{value:g}"
+
+
 def _colour(index: int) -> str:
     return _COLOURS[index % len(_COLOURS)]
-
-
-def _throughput(models: list[ModelReport]) -> Figure:
-    figure, axes = _figure()
-    batches = sorted({timing.batch for model in models for timing in model.timings})
-    shown = batches if len(batches) <= 2 else [batches[0], batches[-1]]
-    for index, batch in enumerate(shown):
-        for model in models:
-            for timing in model.timings:
-                if timing.batch == batch:
-                    point = (model.counts.total / 1e9, timing.images_per_second)
-                    axes.scatter(*point, marker=_MARKERS[model.kind], color=_colour(index), s=36)
-                    axes.annotate(
-                        model.label, point, textcoords="offset points", xytext=(6, 4), fontsize=8
-                    )
-        axes.scatter([], [], color=_colour(index), label=f"batch {batch}")
-    axes.set(xlabel="multiply-adds of one image, G", ylabel="images per second")
-    axes.margins(x=0.12)
-    axes.legend()
-    return figure
 
 
 def _curve(models: list[ModelReport]) -> Figure:
@@ -196,7 +181,7 @@ def _curve(models: list[ModelReport]) -> Figure:
         if model.limits:
             axes.scatter(batches[-1:], speeds[-1:], marker="x", color=_colour(index), s=90)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
+    axes.xaxis.set_major_formatter(_plain)
     axes.set(xlabel="images per call", ylabel="images per second")
     axes.set_ylim(bottom=0)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -213,7 +198,7 @@ def _bars(rows: list[tuple[str, dict[str, float]]], label: str) -> Figure:
         widths = np.array([row.get(part, 0.0) for _, row in rows])
         known = part in PARTS
         colour = _colour(PARTS.index(part)) if known else "#8a8f98"
-        axes.barh(labels, widths, left=left, color=colour, label=part.replace("_", " "))
+        axes.barh(labels, widths, left=left, color=colour, label=TITLES.get(part, part))
         left += widths
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
@@ -234,14 +219,19 @@ def _roofline(report: Report) -> Figure:
         for peak in report.peaks.products
     ]
     span = np.geomspace(min(reached) / 3, 3 * max(reached + ridges), 200)
-    for index, peak in enumerate(report.peaks.products):
+    slowest = min(point.multiply_adds_per_second for point in points)
+    # A roof below every mark bounds none of them: the table has it.
+    roofs = [one for one in report.peaks.products if one.multiply_adds_per_second > slowest]
+    for index, peak in enumerate(roofs):
         roof = np.minimum(peak.multiply_adds_per_second, span * report.peaks.copy_bytes_per_second)
         axes.plot(
             span, roof / 1e9, color="#8a8f98", linestyle=_LINES[index % len(_LINES)],
             label=f"{peak.precision} peak, {peak.multiply_adds_per_second / 1e9:.0f} G/s",
         )  # fmt: skip
     for index, model in enumerate(models):
-        axes.scatter([], [], marker=_MARKERS[model.kind], color=_colour(index), label=model.label)
+        axes.scatter(
+            [], [], marker=plot.MARKS[model.kind].marker, color=_colour(index), label=model.label
+        )
         for point in model.roofline:  # its stage is its marker: text beside points would overlap
             axes.scatter(
                 point.intensity, point.multiply_adds_per_second / 1e9,
@@ -250,7 +240,9 @@ def _roofline(report: Report) -> Figure:
             )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set(xlabel="multiply-adds per byte moved", ylabel="10⁹ multiply-adds per second")
+    axes.xaxis.set_major_formatter(_plain)
+    axes.yaxis.set_major_formatter(_plain)
+    axes.set(xlabel="multiply-adds per byte moved", ylabel="multiply-adds per second, G")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -268,6 +260,7 @@ def _growth(models: list[ModelReport]) -> Figure:
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(_plain)
     sizes = sorted({size for model in models if model.growth for size in model.growth.sizes})
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()

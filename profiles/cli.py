@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lavit_deploy import cli
 from lavit_deploy.environment import available_cores, available_memory
-from lavit_deploy.errors import InferenceError, UsageError
+from lavit_deploy.errors import InferenceError, ProfileError, UsageError
 from lavit_deploy.files import write_text
 from profiles import growth, markdown, plot
 from profiles.baselines import BASELINES
@@ -263,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _deliver(session.report(complete=False), options)
         print("interrupted: the report holds what was measured until then", file=sys.stderr)
         return cli.INTERRUPTED
-    except InferenceError:
+    except (InferenceError, ProfileError):
         _deliver(session.report(complete=False), options)
         raise
     _deliver(session.report(complete=True), options)
@@ -318,9 +320,17 @@ def _check_outputs(options: argparse.Namespace) -> None:
         plot.check(options.plot)
     if options.html:
         plot.check_installed()
-    for path in _files(options):
+        with profile_extra("write HTML"):
+            import profiles.html_report  # noqa: F401 - found missing before, not after measuring
+    files = _files(options)
+    for path in files:
+        if files.count(path) > 1:
+            raise UsageError(f"{path} is given for two outputs; each needs a file of its own")
         if path.is_dir():
             raise UsageError(f"{path} is a folder; a file is needed")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise UsageError(f"cannot write {path}: {folder} is no folder that one may write to")
 
 
 def _session(options: argparse.Namespace) -> Session:
@@ -376,27 +386,40 @@ def _deliver(report: Report, options: argparse.Namespace) -> None:
 
     # First to the terminal: a file that cannot be written must not cost the measurements.
     tables.show(tables.console(), report, stages=options.stages, details=options.details)
-    try:
-        _write(report, options)
-    except OSError as error:
-        raise UsageError(f"cannot write {error.filename}: {error.strerror}") from None
+    written, failed = [], []
+    for path, write in _writers(report, options).items():
+        try:
+            write()
+        except OSError as error:  # nor the other files
+            failed.append(f"{path}: {error.strerror}")
+        else:
+            written.append(str(path))
+    if written:
+        print(f"written: {', '.join(written)}")
+    if failed:
+        raise ProfileError(f"cannot write {'; '.join(failed)}")
 
 
-def _write(report: Report, options: argparse.Namespace) -> None:
-    if options.json:
-        report.write_json(options.json)
-    if options.csv:
-        report.write_csv(options.csv)
-    if options.markdown:
-        write_text(options.markdown, markdown.page(report))
-    if options.plot:
-        plot.draw(report, options.plot)
-    if options.html:
+def _writers(report: Report, options: argparse.Namespace) -> dict[Path, Callable[[], None]]:
+    """What writes each file that was asked for."""
+
+    def html(path: Path) -> None:
         from profiles.html_report import write_html
 
-        write_html(report, options.html)
-    if _files(options):
-        print(f"written: {', '.join(map(str, _files(options)))}")
+        write_html(report, path)
+
+    writers: dict[str, Callable[[Path], None]] = {
+        "json": report.write_json,
+        "csv": report.write_csv,
+        "markdown": lambda path: write_text(path, markdown.page(report)),
+        "plot": lambda path: plot.draw(report, path),
+        "html": html,
+    }
+    return {
+        path: functools.partial(write, path)
+        for name, write in writers.items()
+        if (path := getattr(options, name))
+    }
 
 
 def _files(options: argparse.Namespace) -> list[Path]:

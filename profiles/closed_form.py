@@ -253,6 +253,11 @@ def _classifier(dim: int, num_classes: int) -> Counter[str]:
     return Counter({HEAD: dim * num_classes})
 
 
+def by_part(counts: StageCounts) -> Counter[str]:
+    """Sum over stages."""
+    return sum(counts.values(), Counter[str]())
+
+
 def total(counts: StageCounts) -> int:
     """Sum over stages and parts."""
     return sum(part.total() for part in counts.values())

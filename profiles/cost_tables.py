@@ -113,4 +113,5 @@ def _growth(label: str, growth: Growth) -> Table:
 
 
 def _millions(number: float) -> str:
-    return f"{number / 1e6:,.1f}"
+    """Tenths as long as they tell something: the widest tables have nine columns of numbers."""
+    return f"{number / 1e6:,.{1 if number < 1e10 else 0}f}"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from lavit_deploy.errors import UsageError
-from profiles.closed_form import StageCounts
+from profiles.closed_form import StageCounts, by_part
 from profiles.records import Growth, GrowthPart
 from profiles.split import PARTS
 
@@ -28,7 +27,7 @@ def grow(sizes: Sequence[int], counts_at: Callable[[int], StageCounts]) -> Growt
     sizes = sorted(set(sizes))
     if len(sizes) < 2:
         raise UsageError("growth needs at least two different image sizes")
-    found = [_by_part(counts_at(size)) for size in sizes]
+    found = [by_part(counts_at(size)) for size in sizes]
     present = [part for part in PARTS if any(counts[part] for counts in found)]
     totals = tuple(counts.total() for counts in found)
     return Growth(
@@ -60,10 +59,3 @@ def exponent(sizes: Sequence[int], counts: Sequence[int]) -> float:
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     return above / sum((a - mean_x) ** 2 for a in x)
-
-
-def _by_part(counts: StageCounts) -> Counter[str]:
-    summed: Counter[str] = Counter()
-    for parts in counts.values():
-        summed += parts
-    return summed

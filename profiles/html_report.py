@@ -12,6 +12,7 @@ from lavit_deploy.files import write_text
 from profiles.charts import Chart, charts
 from profiles.machine import describe
 from profiles.markdown import verdict
+from profiles.remarks import limits, uncounted
 from profiles.report import Report
 
 
@@ -36,8 +37,10 @@ def html(report: Report) -> str:
         state=describe(report.before, report.after),
         command=shlex.join(report.command),
         charts=[(chart, _markup(chart)) for chart in charts(report)],
+        unsettled=any(not one.settled for model in report.models for one in model.timings),
         batches=sorted({one.batch for model in report.models for one in model.timings}),
         verdict=verdict,
+        remarks=(*limits(report), *uncounted(report)),
     )
 
 

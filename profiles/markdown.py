@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from profiles.machine import describe
 from profiles.records import TimeSplit
+from profiles.remarks import limits, uncounted
 from profiles.report import Comparison, ModelReport, Report, Timing
 
 
@@ -16,7 +17,7 @@ def page(report: Report) -> str:
         _environment(report),
         _counts(report),
         *_timings(report),
-        _limits(report),
+        "\n".join(f"- {line}" for line in (*limits(report), *uncounted(report))),
         _comparisons(report),
         *_splits(report),
         _roofline(report),
@@ -100,14 +101,6 @@ def _cells(timing: Timing) -> Sequence[str]:
         "-" if timing.p99_ms is None else f"{timing.p99_ms:.1f}",
         str(timing.calls),
         "-" if memory is None else f"{memory / 2**20:.0f}",
-    )
-
-
-def _limits(report: Report) -> str:
-    return "\n".join(
-        f"- {limit.reason}; " + (f"halved to {limit.halved_to}" if limit.halved_to else "left out")
-        for model in report.models
-        for limit in model.limits
     )
 
 

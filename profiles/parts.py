@@ -18,6 +18,17 @@ def _splitter(*rules: tuple[str, str] | tuple[str, str, int]) -> Splitter:
     return Splitter(tuple(Rule(*rule) for rule in rules))
 
 
+def _residual(name: str) -> Splitter:
+    """ResNet and its kin in transformers."""
+    layers = name + r"\.encoder\.stages\.(?P<stage>\d)\.layers"
+    return _splitter(
+        (name + r"\.embedder", _PATCH),
+        (layers + r"\.\d+\.shortcut", _PATCH),
+        (layers, _CONVOLUTIONS),
+        (name + r"\.pooler|classifier", HEAD),
+    )
+
+
 _LAVIT = r"stages\.(?P<stage>\d)\.blocks\.\d+\."
 _PVT = r"pvt\.encoder\.block\.(?P<stage>\d)\.\d+\."
 _PVT_V2 = r"pvt_v2\.encoder\.layers\.(?P<stage>\d)\.blocks\.\d+\."
@@ -110,18 +121,8 @@ SPLITS: Mapping[Family, Splitter] = MappingProxyType(
             (_LIT + r"(norm2|mlp)", _MLP),
             (r"norm|head", HEAD),
         ),
-        "resnet": _splitter(
-            (r"resnet\.embedder", _PATCH),
-            (r"resnet\.encoder\.stages\.(?P<stage>\d)\.layers\.\d+\.shortcut", _PATCH),
-            (r"resnet\.encoder\.stages\.(?P<stage>\d)\.layers", _CONVOLUTIONS),
-            (r"resnet\.pooler|classifier", HEAD),
-        ),
-        "regnet": _splitter(
-            (r"regnet\.embedder", _PATCH),
-            (r"regnet\.encoder\.stages\.(?P<stage>\d)\.layers\.\d+\.shortcut", _PATCH),
-            (r"regnet\.encoder\.stages\.(?P<stage>\d)\.layers", _CONVOLUTIONS),
-            (r"regnet\.pooler|classifier", HEAD),
-        ),
+        "resnet": _residual("resnet"),
+        "regnet": _residual("regnet"),
         # Stages by resolution: down to a quarter, an eighth, a sixteenth, and the rest. The numbers
         # of the blocks are those of B4.
         "efficientnet": _splitter(

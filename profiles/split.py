@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from lavit_deploy import counting
@@ -12,6 +14,21 @@ from profiles.closed_form import HEAD, STAGE_NAMES
 PARTS = (*counting.PARTS[:-1], "convolutions", "token_selection", HEAD)
 """Parts in the order of tables: LaViT's seven, what convolutional networks have instead of
 attention, and what some ViTs spend on choosing tokens."""
+
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "patch_embed": "patch embedding",
+        "attention_projections": "attention projections",
+        "attention_scores_values": "scores and values",
+        "la_transform": "LA transform",
+        "attention_residual": "attention residual",
+        "mlp": "MLP",
+        "convolutions": "convolutions",
+        "token_selection": "token selection",
+        HEAD: "head",
+    }
+)
+"""What the parts are called in tables and plots."""
 
 OTHER = "other"
 """Where a name goes that no rule knows: sums at the end of a layer, and whatever is unknown."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from profiles.baselines import (
     closed_form,
 )
 from profiles.baselines.base import Attention
-from profiles.closed_form import StageCounts, lavit_counts, total
+from profiles.closed_form import StageCounts, by_part, lavit_counts, total
 from profiles.growth import grow
 from profiles.records import Cell, Growth, ModuleCost, OperatorCost, TimeSplit
 from profiles.report import Counts, ModelReport, PublishedCounts, UncountedOperator
@@ -160,10 +161,13 @@ def resolve(text: str, settings: Settings) -> Subject:
         return _from_checkpoint(path, settings)
     if folder and Path(folder).is_dir():
         return _from_bundle(text, Bundle.open(Path(folder)), artifact, settings)
+    close = difflib.get_close_matches(text, (*PRESETS, *BASELINES), n=1)
     raise UsageError(
         f"no model {text!r}: it is neither a file nor a folder. "
-        f"Presets: {', '.join(PRESETS)}. Baselines: {', '.join(BASELINES)}. "
-        "Also a checkpoint (.pth, .safetensors), a bundle's folder, or FOLDER:ARTIFACT"
+        + (f"Did you mean {close[0]}? " if close else "")
+        + f"Presets: {', '.join(PRESETS)}. Baselines: {', '.join(BASELINES)}. "
+        "Also a checkpoint (.pth, .safetensors), a bundle's folder, or FOLDER:ARTIFACT; "
+        f"@ can be followed by {', '.join(_RUNTIMES)}"
     )
 
 
@@ -271,14 +275,14 @@ class _TorchSubject(Subject):
             import torch
 
             from profiles.parts import SPLITS
-            from profiles.tracing import parameters_by_place, trace
+            from profiles.tracing import parameters_by_place, summed_by_part, trace
         split = SPLITS[self.family]
         height, width = self.config.image_size
         generator = torch.Generator().manual_seed(0)  # PPT's work depends on the picture
         image = torch.randn(1, 3, height, width, generator=generator)
         traced = trace(self.model, image, split)
         places = parameters_by_place(self.model, split)
-        parameters = _summed_by_part(places)
+        parameters = summed_by_part(places)
         counts = closed_form(self.config)
         return ModelReport(
             label=self.label,
@@ -293,7 +297,7 @@ class _TorchSubject(Subject):
                 total=traced.total,
                 method="traced",
                 closed_form=None if counts is None else total(counts),
-                by_part=_by_part(traced.by_stage),
+                by_part=_in_order(by_part(traced.by_stage)),
                 by_stage=_by_stage(traced.by_stage),
                 by_operator=dict(traced.by_operator.most_common()),
                 uncounted=tuple(
@@ -379,7 +383,7 @@ class _ArtifactSubject(Subject):
                 total=total(counts),
                 method="closed form",
                 closed_form=total(counts),
-                by_part=_by_part(counts),
+                by_part=_in_order(by_part(counts)),
                 by_stage=_by_stage(counts),
             ),
             notes=(
@@ -480,24 +484,10 @@ def _modules(traced: Traced, model: nn.Module) -> tuple[ModuleCost, ...]:
     )
 
 
-def _summed_by_part(parameters: Counter[Place]) -> Counter[str]:
-    count: Counter[str] = Counter()
-    for place, number in parameters.items():
-        count[place.part] += number
-    return count
-
-
 def _in_order(counts: Counter[str]) -> dict[str, int]:
     """Parts in the order of the network, without the empty ones."""
     order = [*PARTS, *sorted(set(counts) - set(PARTS))]
     return {part: counts[part] for part in order if counts[part]}
-
-
-def _by_part(counts: StageCounts) -> dict[str, int]:
-    summed: Counter[str] = Counter()
-    for part in counts.values():
-        summed += part
-    return _in_order(summed)
 
 
 def _by_stage(counts: StageCounts) -> dict[str, dict[str, int]]:

@@ -17,8 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from lavit_deploy import cli
 from lavit_deploy.errors import UsageError
 from lavit_deploy.files import write_text
@@ -302,25 +300,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("reports", nargs="+", type=Path, metavar="REPORT.json")
     made.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     options = made.parse_args(arguments)
-    reports = [_read(path) for path in options.reports]
+    reports = [Report.read(path) for path in options.reports]
     table = rows(measured(reports))
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "README.md", page(table, reports))
     write_text(options.out / "table2.csv", as_csv(table))
     print(f"written: {options.out}/README.md, {options.out}/table2.csv")
     return 0
-
-
-def _read(path: Path) -> Report:
-    try:
-        return Report.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except ValidationError as error:
-        raise UsageError(
-            f"{path} is no report of this version of lavit-profile: {error.error_count()} faults, "
-            f"first: {error.errors()[0]['msg']}"
-        ) from None
 
 
 if __name__ == "__main__":

@@ -6,25 +6,15 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from profiles.closed_form import HEAD
 from profiles.cost_tables import cost_tables
 from profiles.difference import Difference
 from profiles.machine import describe
 from profiles.markdown import verdict
 from profiles.records import Peaks
+from profiles.remarks import limits, uncounted
 from profiles.report import ModelReport, Report, Timing
+from profiles.split import OTHER, PARTS, TITLES
 
-_PART_TITLES = {
-    "patch_embed": "patch\nembedding",
-    "attention_projections": "attention\nprojections",
-    "attention_scores_values": "scores\nand values",
-    "la_transform": "LA\ntransform",
-    "attention_residual": "attention\nresidual",
-    "mlp": "MLP",
-    "convolutions": "convo-\nlutions",
-    "token_selection": "token\nselection",
-    HEAD: "head",
-}
 _NARROWEST = 130
 """Width for output that is no terminal: at 80 columns most cells would be broken into lines."""
 
@@ -120,8 +110,8 @@ def _number(count: int | None) -> str:
 
 def _parts(report: Report) -> Table:
     parts = list(dict.fromkeys(part for model in report.models for part in model.counts.by_part))
-    parts.sort(key=lambda part: (part not in _PART_TITLES, [*_PART_TITLES, part].index(part)))
-    titles = (_PART_TITLES.get(part, part) for part in parts)
+    parts.sort(key=[*PARTS, OTHER].index)
+    titles = map(_title, parts)
     table = _table("Multiply-adds by part, M and share", "model", *titles)
     for model in report.models:
         table.add_row(escape(model.label), *(_share(model.counts.by_part, part) for part in parts))
@@ -131,12 +121,16 @@ def _parts(report: Report) -> Table:
 def _stages(model: ModelReport) -> Table:
     counts = model.counts
     parts = list(counts.by_part)
-    titles = (_PART_TITLES.get(part, part) for part in parts)
+    titles = map(_title, parts)
     table = _table(f"{escape(model.label)}: multiply-adds by stage, M", "stage", *titles, "all")
     for stage, by_part in counts.by_stage.items():
         cells = (f"{by_part[part] / 1e6:.1f}" if part in by_part else "-" for part in parts)
         table.add_row(stage, *cells, f"{sum(by_part.values()) / 1e6:.1f}")
     return table
+
+
+def _title(part: str) -> str:
+    return TITLES.get(part, part).replace(" ", "\n", 1)
 
 
 def _share(by_part: dict[str, int], part: str) -> str:
@@ -238,8 +232,8 @@ def _rooflines(report: Report, peaks: Peaks) -> Table:
 def _remarks(report: Report) -> list[str]:
     lines = [report.convention]
     lines += [f"{model.label}: {note}." for model in report.models for note in model.notes]
-    lines += _limits(report)
-    lines += _uncounted(report)
+    lines += limits(report)
+    lines += uncounted(report)
     if any(not timing.settled for model in report.models for timing in model.timings):
         lines.append("* had not settled when the time for its warm-up was over.")
     if report.method:
@@ -248,36 +242,4 @@ def _remarks(report: Report) -> list[str]:
         lines.append(
             f"Load average before the run: {report.load:.2f} on {report.environment.cores} cores."
         )
-    return lines
-
-
-def _limits(report: Report) -> list[str]:
-    return [
-        f"{limit.reason}: " + (f"halved to {limit.halved_to}." if limit.halved_to else "left out.")
-        for model in report.models
-        for limit in model.limits
-    ]
-
-
-def _uncounted(report: Report) -> list[str]:
-    """What was not counted, in one line for operators known to be harmless, one for each other."""
-    lines = []
-    known: dict[str, int] = {}
-    for model in report.models:
-        for operator in model.counts.uncounted:
-            if operator.reason is None:
-                lines.append(
-                    f"WARNING: {model.label}: {operator.operator} ran {operator.calls} times, is "
-                    "not counted, and may hold multiply-adds."
-                )
-            else:
-                name = operator.operator.removeprefix("aten::")
-                known[name] = max(known.get(name, 0), operator.elements)
-    if known:
-        names = ", ".join(
-            f"{name} {count / 1e6:.1f}"
-            for name, count in sorted(known.items(), key=lambda item: -item[1])
-            if count
-        )
-        lines.append(f"Not counted, at most M elements written per image in any model: {names}.")
     return lines

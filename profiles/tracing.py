@@ -122,11 +122,11 @@ def parameters_by_place(model: nn.Module, split: Splitter) -> Counter[Place]:
     return count
 
 
-def parameters_by_part(model: nn.Module, split: Splitter) -> Counter[str]:
-    """Trainable parameters by part; their sum is the model's."""
+def summed_by_part(amounts: Counter[Place]) -> Counter[str]:
+    """What stages have in the same part, added up."""
     count: Counter[str] = Counter()
-    for place, parameters in parameters_by_place(model, split).items():
-        count[place.part] += parameters
+    for place, amount in amounts.items():
+        count[place.part] += amount
     return count
 
 

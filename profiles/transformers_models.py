@@ -26,8 +26,8 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
-from transformers.models.pvt.modeling_pvt import PvtAttention, PvtEfficientSelfAttention
-from transformers.models.pvt_v2.modeling_pvt_v2 import PvtV2BlockLayer, PvtV2SelfAttention
+from transformers.models.pvt.modeling_pvt import PvtEfficientSelfAttention
+from transformers.models.pvt_v2.modeling_pvt_v2 import PvtV2SelfAttention
 
 from lavit_deploy.config import LaViTConfig
 from profiles import closed_form
@@ -65,7 +65,7 @@ def _pvt(config: LaViTConfig, attention: Attention) -> nn.Module:
             num_labels=config.num_classes,
         )
     )
-    return _fused_pvt(model) if attention == "sdpa" else model
+    return _fused(model, PvtEfficientSelfAttention, _FusedPvt) if attention == "sdpa" else model
 
 
 def _pvt_v2(config: closed_form.PvtV2Config, attention: Attention) -> nn.Module:
@@ -82,7 +82,7 @@ def _pvt_v2(config: closed_form.PvtV2Config, attention: Attention) -> nn.Module:
             num_labels=config.num_classes,
         )
     )
-    return _fused_pvt_v2(model) if attention == "sdpa" else model
+    return _fused(model, PvtV2SelfAttention, _FusedPvtV2) if attention == "sdpa" else model
 
 
 def _swin(config: closed_form.SwinConfig, attention: Attention) -> nn.Module:
@@ -181,19 +181,11 @@ _MAKERS: Mapping[type, Callable[[Any, Attention], nn.Module]] = MappingProxyType
 # beside a fused one would be a comparison of implementations.
 
 
-def _fused_pvt(model: PvtForImageClassification) -> nn.Module:
-    """The same model with fused attention."""
-    for module in list(model.modules()):
-        if isinstance(module, PvtAttention):
-            module.self = _FusedPvt.like(module.self, model.config)
-    return model
-
-
-def _fused_pvt_v2(model: PvtV2ForImageClassification) -> nn.Module:
-    """The same model with fused attention."""
-    for module in list(model.modules()):
-        if isinstance(module, PvtV2BlockLayer):
-            module.attention = _FusedPvtV2.like(module.attention, model.config)
+def _fused(model: nn.Module, eager: type[nn.Module], fused: type[nn.Module]) -> nn.Module:
+    """The same model, weights and all, with fused attention: `fused` changes methods of `eager`."""
+    for module in model.modules():
+        if type(module) is eager:
+            module.__class__ = fused
     return model
 
 
@@ -211,53 +203,42 @@ def _pooled(tokens: Tensor, convolution: nn.Module, height: int, width: int) -> 
     return convolution(grid).flatten(2).transpose(1, 2)  # [B, D, h/r, w/r] -> [B, M, D]
 
 
+def _mixed(
+    attention: PvtEfficientSelfAttention | PvtV2SelfAttention,
+    tokens: Tensor,
+    reduction: nn.Module | None,
+    grid: tuple[int, int],
+) -> Tensor:
+    """Values mixed by fused attention, [B, N, D] -> [B, N, D], in the names that both PVTs share.
+
+    Args:
+        attention: its projections and norm.
+        tokens: [B, N, D].
+        reduction: the convolution that keys and values go through, None without one.
+        grid: height and width of the tokens.
+    """
+    query = attention.transpose_for_scores(attention.query(tokens))
+    if reduction is not None:
+        tokens = attention.layer_norm(_pooled(tokens, reduction, *grid))
+    key = attention.transpose_for_scores(attention.key(tokens))
+    return _attend(query, key, attention.transpose_for_scores(attention.value(tokens)))
+
+
 class _FusedPvt(PvtEfficientSelfAttention):
     """PVT's attention, fused; same weights, same result."""
-
-    @classmethod
-    def like(cls, eager: PvtEfficientSelfAttention, config: PvtConfig) -> _FusedPvt:
-        fused = cls(
-            config,
-            eager.hidden_size,
-            eager.num_attention_heads,
-            eager.sequences_reduction_ratio,
-        )
-        fused.load_state_dict(eager.state_dict())
-        return fused
 
     def forward(
         self, hidden_states: Tensor, height: int, width: int, *_: object, **__: object
     ) -> tuple[Tensor]:
-        query = self.transpose_for_scores(self.query(hidden_states))
-        if self.sequences_reduction_ratio > 1:
-            pooled = _pooled(hidden_states, self.sequence_reduction, height, width)
-            hidden_states = self.layer_norm(pooled)
-        key = self.transpose_for_scores(self.key(hidden_states))
-        value = self.transpose_for_scores(self.value(hidden_states))
-        return (_attend(query, key, value),)
+        reduction = self.sequence_reduction if self.sequences_reduction_ratio > 1 else None
+        return (_mixed(self, hidden_states, reduction, (height, width)),)
 
 
 class _FusedPvtV2(PvtV2SelfAttention):
     """PVT v2's attention (not its linear variant), fused; same weights, same result."""
 
-    @classmethod
-    def like(cls, eager: PvtV2SelfAttention, config: PvtV2Config) -> _FusedPvtV2:
-        fused = cls(
-            config,
-            eager.hidden_size,
-            eager.num_attention_heads,
-            eager.spatial_reduction_ratio,
-        )
-        fused.load_state_dict(eager.state_dict())
-        return fused
-
     def forward(
         self, hidden_states: Tensor, height: int, width: int, *_: object, **__: object
     ) -> tuple[Tensor]:
-        query = self.transpose_for_scores(self.query(hidden_states))
-        if self.spatial_reduction_ratio > 1:
-            pooled = _pooled(hidden_states, self.spatial_reduction, height, width)
-            hidden_states = self.layer_norm(pooled)
-        key = self.transpose_for_scores(self.key(hidden_states))
-        value = self.transpose_for_scores(self.value(hidden_states))
-        return (self.proj(_attend(query, key, value)),)
+        reduction = self.spatial_reduction if self.spatial_reduction_ratio > 1 else None
+        return (self.proj(_mixed(self, hidden_states, reduction, (height, width))),)

@@ -172,7 +172,11 @@ def _train(options: argparse.Namespace) -> int:
         if state is not None:
             trainer.restore(state)
             epoch, step = trainer.position
-            terminal.say(f"resuming in epoch {epoch + 1} after step {step}/{trainer.steps}")
+            terminal.say(
+                f"resuming in epoch {epoch + 1} after step {step}/{trainer.steps}"
+                if epoch < plan.recipe.epochs
+                else f"all {epoch} epochs are done, there is nothing to resume"
+            )
         with Interruption() as interruption:
             stopped = trainer.run(interruption, terminal)
         _say_end(options.out, trainer, terminal, stopped)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -165,16 +167,36 @@ def _load(
         worker_init_fn=_leave_signals_to_the_parent if workers else None,
         generator=torch.Generator(),  # the loader's own draws must not move the global one
     )
-    for batch in loader:
+    # Loader processes begin with SIGTERM blocked: there is no moment in which it would end them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        loaded = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for batch in loaded:
         if isinstance(batch, list):
             raise DatasetError("\n".join(batch))
         yield Batch(*batch)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001 - DataLoader gives it
-    """Ctrl-C goes to the whole process group; the parent finishes its step and ends the loaders."""
+    """Ctrl-C goes to the whole process group, and so does SIGTERM from systemd or Slurm.
+
+    The parent finishes its step and ends the loaders, by SIGTERM where they do not listen: that
+    signal counts when it is the parent's.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not tell who sent a signal
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        return
+    threading.Thread(target=_end_when_the_parent_says, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_the_parent_says(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _collate(samples: list[_Sample | _Unreadable]) -> tuple[Tensor, Tensor] | list[str]:

@@ -216,6 +216,11 @@ def open_data(name: str, image_size: int) -> DataSource:
             "val/CLASS/picture.jpg"
         )
     train = FolderPictures(root / "train")
+    if len(train.classes) < 2:
+        raise DatasetError(
+            f"{root / 'train'} has one folder, {train.classes[0]}; expected one for each of at "
+            "least two classes"
+        )
     return DataSource(
         train=train,
         held_out=FolderPictures(root / "val", train.classes),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lavit_deploy.checkpoint import write_pickle
 from lavit_deploy.errors import CheckpointError
 from lavit_deploy.files import atomic_path
 
@@ -54,7 +55,7 @@ class Position(NamedTuple):
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state atomically: an interrupted write leaves the one before."""
     with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **state}, temporary)
+        write_pickle({"format": FORMAT, **state}, temporary)
 
 
 def load_state(path: Path) -> dict[str, Any]:

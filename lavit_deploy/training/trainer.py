@@ -149,8 +149,16 @@ class Trainer:
 
         Raises:
             DatasetError: a picture cannot be read.
-            TrainingError: the loss is not finite; last.pth is from before.
+            TrainingError: the loss is not finite, or the output cannot be written; last.pth is from
+                before.
         """
+        try:
+            return self._run(interruption, terminal)
+        except OSError as error:
+            what = error.filename or self.settings.out
+            raise TrainingError(f"cannot write {what}: {error.strerror}; {self._left()}") from None
+
+    def _run(self, interruption: Interruption, terminal: Terminal) -> int:
         board = self._begin_output()
         try:
             while self.position.epoch < self.recipe.epochs:
@@ -345,11 +353,18 @@ class Trainer:
         return self._stopped_by > 0
 
     def _check_finite(self) -> None:
-        if not bool(torch.isfinite(self._sums).all()):
-            raise TrainingError(
-                f"the loss is not finite in epoch {self.position.epoch + 1}: a lower --lr or "
-                f"--set clip_norm=1 can help; {LAST} in {self.settings.out} is from before"
-            )
+        if bool(torch.isfinite(self._sums).all()):
+            return
+        clipping = "" if self.recipe.clip_norm else " or --set clip_norm=1"
+        raise TrainingError(
+            f"the loss is not finite in epoch {self.position.epoch + 1}: a lower --lr{clipping} "
+            f"can help; {self._left()}"
+        )
+
+    def _left(self) -> str:
+        """What a training that cannot go on leaves behind."""
+        last = self.settings.out / LAST
+        return f"{last} is from before" if last.exists() else f"no {last} had been written yet"
 
     def _save(self) -> None:
         """Write last.pth. All processes must call this together."""

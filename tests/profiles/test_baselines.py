@@ -10,7 +10,7 @@ from profiles.building import build
 from profiles.closed_form import total
 from profiles.parts import SPLITS
 from profiles.split import NOWHERE, PARTS
-from profiles.tracing import parameters_by_part, trace
+from profiles.tracing import parameters_by_place, summed_by_part, trace
 
 # One of each architecture that has a closed form; the others differ from them in sizes only.
 EXACT = ("pvt_tiny", "pvt_v2_b1", "swin_tiny", "deit_tiny", "deepvit_s", "dynamicvit_s", "evit_s")
@@ -145,7 +145,7 @@ def test_eager_and_fused_attention_give_the_same_logits(name):
 def test_every_parameter_has_its_part(name):
     split, model = SPLITS[BASELINES[name].family], shapes_of(name)
     assert not [key for key, _ in model.named_parameters() if split.locate(key) == NOWHERE]
-    by_part = parameters_by_part(model, split)
+    by_part = summed_by_part(parameters_by_place(model, split))
     assert set(by_part) <= set(PARTS)
     assert by_part.total() == sum(parameter.numel() for parameter in model.parameters())
 

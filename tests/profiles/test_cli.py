@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import re
 import sys
@@ -199,12 +200,30 @@ def test_strict_fails_where_the_closed_form_says_otherwise(measured, capsys):
     assert "equal" not in capsys.readouterr().out
 
 
-def test_a_file_that_cannot_be_written_costs_no_tables(tmp_path, capsys):
-    blocker = tmp_path / "file"
+def test_a_file_that_cannot_be_written_costs_no_tables_and_no_other_file(
+    tmp_path, monkeypatch, capsys
+):
+    def full(_report, path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Report, "write_json", full)
+    files = ["--json", str(tmp_path / "r.json"), "--csv", str(tmp_path / "r.csv")]
+    with pytest.raises(ProfileError, match=r"cannot write .*r\.json: No space left on device$"):
+        cli.main(["lavit_micro", "--no-timing", *files])
+    shown = capsys.readouterr().out
+    assert "lavit_micro" in shown
+    assert f"written: {tmp_path / 'r.csv'}" in shown
+    assert (tmp_path / "r.csv").exists()
+
+
+def test_files_that_cannot_be_written_are_found_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "resolve", pytest.fail)
+    blocker, file = tmp_path / "file", str(tmp_path / "r")
     blocker.write_text("in the way")
-    with pytest.raises(UsageError, match="cannot write"):
-        cli.main(["lavit_micro", "--no-timing", "--json", str(blocker / "r.json")])
-    assert "lavit_micro" in capsys.readouterr().out
+    with pytest.raises(UsageError, match=r"cannot write .*/file is no folder"):
+        cli.main(["lavit_micro", "--json", str(blocker / "sub" / "r.json")])
+    with pytest.raises(UsageError, match="for two outputs"):
+        cli.main(["lavit_micro", "--json", file, "--csv", file])
 
 
 def test_entry_turns_errors_into_exit_codes(monkeypatch, capsys):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from profiles import markdown
 from profiles.html_report import html, write_html
-from profiles.report import Report, json_schema
+from profiles.report import Report, UncountedOperator, json_schema
 
 ROOT = Path(__file__).parents[2]
 CHARTS = [
@@ -66,6 +67,23 @@ def test_labels_cannot_inject_markup(report):
     page = html(report.model_copy(update={"models": (model,)}))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_the_page_answers_first_and_says_what_was_not_counted(text, report):
+    assert text.index("<h2>Comparisons") < text.index("<svg")
+    assert "Not counted, at most M elements" in text
+    assert text.count("Operators of one image") == len(report.models)
+    assert text.count("the exponent is of the number of pixels.</caption>") == len(report.models)
+
+
+def test_an_operator_that_may_hide_a_product_is_a_warning_on_every_page(report):
+    model = report.models[0]
+    unknown = UncountedOperator(operator="my::product", calls=3, elements=7, reason=None)
+    counts = model.counts.model_copy(update={"uncounted": (unknown,)})
+    changed = report.model_copy(update={"models": (model.model_copy(update={"counts": counts}),)})
+    said = f"WARNING: {model.label}: my::product ran 3 times, is not counted"
+    assert f'<p class="warning">{said}' in html(changed)
+    assert f"- {said}" in markdown.page(changed)
 
 
 def test_missing_parts_are_absent(report):

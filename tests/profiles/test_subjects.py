@@ -189,3 +189,11 @@ def test_growth_of_an_artifact_is_that_of_its_architecture(tiny_bundle, tiny_che
 def test_growth_to_a_size_that_does_not_exist_names_it():
     with pytest.raises(UsageError, match="100 pixels"):
         resolve("lavit_micro", HERE).growth((64, 100))
+
+
+def test_a_name_that_is_almost_right_is_answered_with_the_right_one():
+    for given, meant in (("swin_tny", "swin_tiny"), ("lavit-s", "lavit_s")):
+        with pytest.raises(UsageError, match=f"no model '{given}'.* Did you mean {meant}?"):
+            resolve(given, Settings())
+    with pytest.raises(UsageError, match=r"@ can be followed by torch, torch-compile, cuda-graph"):
+        resolve("lavit_s@onnx", Settings())

@@ -187,3 +187,9 @@ def test_digits_have_their_recipe_without_asking():
     from lavit_deploy.training.plan import new_plan
 
     assert new_plan(options).recipe == digits()
+
+
+def test_a_finished_training_says_that_there_is_nothing_to_resume(short, tmp_path, capsys):
+    assert main([*short, "--epochs", "1"]) == 0
+    assert main(["--out", str(tmp_path / "out"), "--resume", "--workers", "0"]) == 0
+    assert "all 1 epochs are done, there is nothing to resume" in capsys.readouterr().out

@@ -1,3 +1,7 @@
+import multiprocessing
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -66,3 +70,25 @@ def test_an_unreadable_picture_is_named_also_by_a_loader_process(folder, workers
     view = EvaluationView(data.held_out, data.preprocess)
     with pytest.raises(DatasetError, match=r"^\S+/val/green/0.png cannot be read: [^\n]+$"):
         list(evaluation_batches(view, [[0, 1], [2, 3]], workers))
+
+
+def test_loaders_outlive_a_sigterm_that_is_not_their_parents(folder):
+    """As systemd and Slurm send it: to every process at once."""
+    data = open_data(str(folder), 64)
+    view = TrainingView(data.train, data.preprocess, (0.2, 1.0))
+    batches = epoch_batches(12, Recipe(batch_size=1, repeats=1), 0)
+    loading = training_batches(view, batches, 1)
+    next(loading)
+    (loader,) = multiprocessing.active_children()
+    other = f"import os, signal; os.kill({loader.pid}, signal.SIGTERM)"
+    subprocess.run([sys.executable, "-c", other], check=True)
+    assert len(list(loading)) == len(batches) - 1
+
+    loading = training_batches(view, batches, 1)
+    next(loading)
+    (loader,) = multiprocessing.active_children()
+    loader.terminate()  # the parent's own
+    loader.join(30)
+    assert loader.exitcode == 0
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        list(loading)

@@ -1,4 +1,5 @@
 import io
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -51,6 +52,14 @@ def test_a_class_that_only_one_part_has_is_named(folder):
 def test_an_empty_class_is_named(folder):
     (folder / "train" / "void").mkdir()
     with pytest.raises(DatasetError, match=r"train/void has no pictures"):
+        open_data(str(folder), 64)
+
+
+def test_one_class_is_nothing_to_learn(folder):
+    for part in ("train", "val"):
+        for name in ("red", "green"):
+            shutil.rmtree(folder / part / name)
+    with pytest.raises(DatasetError, match="train has one folder, blue; expected one for each of"):
         open_data(str(folder), 64)
 
 

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import errno
 import json
 import signal
 
@@ -8,6 +9,7 @@ import torch
 
 from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.errors import CheckpointError, TrainingError, UsageError
+from lavit_deploy.training import trainer as trainer_module
 from lavit_deploy.training.recipe import Recipe
 from lavit_deploy.training.state import load_state
 from lavit_deploy.training.trainer import clear
@@ -152,9 +154,25 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_state(
     before = (tmp_path / "out" / "last.pth").read_bytes()
     trainer = make_trainer()
     torch.nn.init.constant_(trainer.model.head.bias, float("nan"))
-    with pytest.raises(TrainingError, match="the loss is not finite in epoch 1"):
+    with pytest.raises(TrainingError, match=r"not finite in epoch 1.*last.pth is from before"):
         run(trainer)
     assert (tmp_path / "out" / "last.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("epochs", "left"), [(1, ".* is from before"), (0, "no .* had been written")]
+)
+def test_a_full_disk_is_one_line_that_says_what_is_left(
+    make_trainer, run, tmp_path, monkeypatch, epochs, left
+):
+    def full(path, _state):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    if epochs:
+        run(make_trainer())
+    monkeypatch.setattr(trainer_module, "save_state", full)
+    with pytest.raises(TrainingError, match=rf"cannot write .*last.pth: No space left.*; {left}"):
+        run(make_trainer())
 
 
 def test_other_pictures_cannot_continue_a_training(make_trainer, run, tmp_path):
