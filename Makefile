@@ -97,9 +97,15 @@ plugin: $(VENV)/plugin.stamp
 	cmake --build build/plugin
 	@echo "built build/plugin/liblavit_plugin.so and liblavit_plugin_autoload.so"
 
-gpu-check: $(VENV)/dev.stamp
-	$(PIP) --editable ".[tensorrt]"
-	$(BIN)/python benchmarks/gpu_check.py
+# An environment of its own: ONNX Runtime's package for GPUs and the one for CPUs exclude each other.
+.venv-gpu/gpu.stamp: pyproject.toml constraints.txt
+	@echo "installing what a GPU is checked with (minutes, once) ..."
+	$(PYTHON) -m venv .venv-gpu
+	$(subst $(BIN),.venv-gpu/bin,$(PIP)) --editable ".[export,gpu,tensorrt,plugin,profile]" hypothesis pytest
+	@touch $@
+
+gpu-check: .venv-gpu/gpu.stamp
+	.venv-gpu/bin/python benchmarks/gpu_check.py $(if $(wildcard build/plugin/liblavit_plugin.so),--plugin build/plugin/liblavit_plugin.so)
 
 clean:
-	rm -rf $(VENV) $(MOBILE:%=.venv-%) digits.bundle demo-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(MOBILE:%=.venv-%) .venv-gpu digits.bundle demo-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache

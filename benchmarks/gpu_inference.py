@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_inference.py --out profiles/reports/gpu-inference
     python benchmarks/gpu_inference.py --models lavit_s --batch 64 --ways eager ours
+    TRITON_INTERPRET=1 python benchmarks/gpu_inference.py --device cpu --smoke
 
 All compute in half precision (`--precision`), from pictures that are on the GPU already unless it
 is said otherwise:
@@ -11,21 +12,28 @@ is said otherwise:
 - aoti: the plain model, compiled ahead of time by AOTInductor.
 - onnxruntime: a plain torch.onnx.export in half precision, CUDA provider, pictures from the host.
 - ours: what `lavit-export --target aoti` puts into a bundle: folded, the less-attention operator.
+- ours-fused-mlp: the same with the narrow stages' MLPs as one kernel (`--mlp fused`).
 
 Medians of CUDA events; FLOP/s are set against the card's own best half-precision product of 8192.
-On a CPU (`--device cpu`) the program can be tried, with clock time; it is not meant for that.
+A way that fails is named with its reason, and the others are measured all the same. On a CPU
+(`--device cpu`) the program can be tried, with clock time; `--smoke` takes a small model, one batch
+and few runs for that.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,30 +43,46 @@ from torch import Tensor, nn
 from export.pictures import sample_pictures
 from export.precision import to_precision
 from export.targets.aoti import compile_package
+from lavit_deploy import cli
 from lavit_deploy.config import PRESETS, preset
 from lavit_deploy.environment import Environment
+from lavit_deploy.errors import MissingDependencyError, UsageError
 from lavit_deploy.files import write_text
 from lavit_deploy.folding.fold import default_rewrites, fold
 from lavit_deploy.kernels.fused_less_attention import FuseLessAttention
+from lavit_deploy.kernels.narrow_mlps import FuseNarrowMlps
 from lavit_deploy.model import LaViT
 from lavit_deploy.preprocess import Preprocess, normalise
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
 from lavit_deploy.timing import median_ms
 
+if TYPE_CHECKING:
+    import onnxruntime
+
 MODELS = ("lavit_s", "pvt_small", "pvt_v2_b2", "swin_tiny")
 BATCHES = (1, 8, 64, 256)
-WAYS = ("eager", "compile", "aoti", "onnxruntime", "ours")
+WAYS = ("eager", "compile", "aoti", "onnxruntime", "ours", "ours-fused-mlp")
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _WARM_UP = 5
 
 Call = Callable[[], object]
 
 
-def main() -> None:
-    """Measure, print as it goes, and write the report."""
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print as it goes, and write the report.
+
+    Returns:
+        0, or 1 where a way failed.
+
+    Raises:
+        UsageError: there is no GPU, and no CPU is asked for.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--models", nargs="+", choices=(*MODELS, "lavit_t", "lavit_b"), default=MODELS
+        "--models",
+        nargs="+",
+        choices=(*MODELS, *sorted(set(PRESETS) - set(MODELS))),
+        default=MODELS,
     )
     parser.add_argument("--batch", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
@@ -66,9 +90,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, help="folder of the report")
-    options = parser.parse_args()
+    parser.add_argument("--smoke", action="store_true", help="lavit_micro, batch 1, 2 runs")
+    options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("no CUDA GPU: this benchmark is for one")
+        raise UsageError("no NVIDIA GPU, or a PyTorch without CUDA: this benchmark is for one")
+    if options.smoke:
+        options.models, options.batch, options.runs = ("lavit_micro",), (1,), 2
 
     warnings.simplefilter("ignore")
     torch.set_float32_matmul_precision("high")
@@ -88,6 +115,7 @@ def main() -> None:
             }
             write_text(options.out / "report.json", json.dumps(report, indent=1) + "\n")
             write_text(options.out / "table.md", markdown(rows, options.device))
+    return 1 if any(row["failed"] for row in rows) else 0
 
 
 def product_peak(options: argparse.Namespace) -> float:
@@ -102,15 +130,16 @@ def product_peak(options: argparse.Namespace) -> float:
 def measure(name: str, options: argparse.Namespace, peak: float) -> Iterator[dict[str, object]]:
     """One row for each batch size: images per second of every way."""
     torch.manual_seed(0)
-    preprocess = Preprocess()
     model = LaViT(preset(name)).eval() if name in PRESETS else rival(name)
-    flops = 2 * multiply_adds(model)
+    size = model.config.image_size if isinstance(model, LaViT) else (224, 224)
+    preprocess = Preprocess(resize=max(size), crop=size)
+    flops = 2 * multiply_adds(model, size)
     pictures = sample_pictures(preprocess).images
     with tempfile.TemporaryDirectory() as scratch:
         makers = ways(model, preprocess, Path(scratch), options)
         for batch in options.batch:
             pixels = np.resize(pictures, (batch, *pictures.shape[1:]))
-            calls = {way: make(pixels) for way, make in makers.items()}
+            calls, failed = called_once(makers, pixels)
             times = timed(calls, options)
             medians = {way: median_ms(seconds) for way, seconds in times.items()}
             yield {
@@ -121,10 +150,29 @@ def measure(name: str, options: argparse.Namespace, peak: float) -> Iterator[dic
                 "share_of_peak": {
                     way: batch * flops * 1e3 / ms / peak for way, ms in medians.items()
                 },
+                "failed": failed,
             }
 
 
-def multiply_adds(model: nn.Module) -> int:
+def called_once(
+    makers: dict[str, Callable[[np.ndarray], Call]], pixels: np.ndarray
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """Make every way's call and try it: those that work, and why the others do not."""
+    calls, failed = {}, {}
+    for way, make in makers.items():
+        try:
+            call = make(pixels)
+            call()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are measured
+            first = (str(error).strip().splitlines() or [""])[0]
+            failed[way] = f"{type(error).__name__} {first}".strip()
+            traceback.print_exc()  # a first run is for finding out
+            continue
+        calls[way] = call
+    return calls, failed
+
+
+def multiply_adds(model: nn.Module, size: tuple[int, int]) -> int:
     """Multiply-adds of one picture, counted by PyTorch in products and convolutions."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -134,7 +182,7 @@ def multiply_adds(model: nn.Module) -> int:
         torch.inference_mode(),
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
-        model(torch.zeros(1, 3, 224, 224))
+        model(torch.zeros(1, 3, *size))
     return counter.get_total_flops() // 2
 
 
@@ -144,10 +192,16 @@ def ways(
     """For each way, what makes a call from uint8 pictures [B, H, W, 3]."""
     dtype = _TYPES[options.precision]
     onnx_file = scratch / "plain.onnx"
-    host = torch.float16 if options.precision == "fp16" else torch.float32
-    if "onnxruntime" in options.ways:
-        plain_onnx(model, onnx_file, host, options)
-    ours = folded(model, preprocess, options) if isinstance(model, LaViT) else None
+    # LaViT keeps its scores in float32, and takes pictures in that.
+    whole = options.precision == "fp16" and not isinstance(model, LaViT)
+    host = torch.float16 if whole else torch.float32
+    ours = {}
+    if isinstance(model, LaViT):  # before `model` goes to the device
+        ours = {
+            way: folded(model, preprocess, options, fuse_mlp=way == "ours-fused-mlp")
+            for way in ("ours", "ours-fused-mlp")
+            if way in options.ways
+        }
     model = model.to(options.device)
 
     def floats(pixels: np.ndarray) -> Tensor:
@@ -170,28 +224,34 @@ def ways(
         return package(half, images, scratch / f"plain.{len(pixels)}.pt2", options)
 
     def onnxruntime(pixels: np.ndarray) -> Call:
-        ort = import_onnxruntime()
-        provider = "CUDAExecutionProvider" if options.device == "cuda" else "CPUExecutionProvider"
-        session = ort.InferenceSession(str(onnx_file), providers=[provider])
+        if not onnx_file.exists():
+            plain_onnx(model, preprocess.crop, onnx_file, host, options)
         feed = {"images": floats(pixels).to(host).cpu().numpy()}
-        return partial(session.run, None, feed)
+        return partial(session_of(onnx_file, options).run, None, feed)
 
-    def own(pixels: np.ndarray) -> Call:
+    def own(way: str, pixels: np.ndarray) -> Call:
         images = torch.from_numpy(pixels).to(options.device)
-        return package(ours, images, scratch / f"ours.{len(pixels)}.pt2", options)
+        return package(ours[way], images, scratch / f"{way}.{len(pixels)}.pt2", options)
 
-    made = {
-        "eager": eager,
-        "compile": compiled,
-        "aoti": aoti,
-        "onnxruntime": onnxruntime,
-        "ours": own,
-    }
-    return {
-        way: make
-        for way, make in made.items()
-        if way in options.ways and (way != "ours" or ours is not None)
-    }
+    made = {"eager": eager, "compile": compiled, "aoti": aoti, "onnxruntime": onnxruntime}
+    made |= {way: partial(own, way) for way in ours}
+    return {way: make for way, make in made.items() if way in options.ways}
+
+
+def session_of(file: Path, options: argparse.Namespace) -> onnxruntime.InferenceSession:
+    """A session that runs on the device that is asked for, and nowhere else.
+
+    Raises:
+        MissingDependencyError: ONNX Runtime cannot: by itself it would go on, on the CPU.
+    """
+    ort = import_onnxruntime()
+    provider = "CUDAExecutionProvider" if options.device == "cuda" else "CPUExecutionProvider"
+    session = None
+    if provider in ort.get_available_providers():
+        session = ort.InferenceSession(str(file), providers=[provider])
+    if session is None or provider not in session.get_providers():
+        raise MissingDependencyError("onnxruntime-gpu", extra="gpu", purpose=f"use {provider}")
+    return session
 
 
 class _Half(nn.Module):
@@ -207,11 +267,15 @@ class _Half(nn.Module):
             return self.model(images)
 
 
-def folded(model: LaViT, preprocess: Preprocess, options: argparse.Namespace) -> nn.Module:
+def folded(
+    model: LaViT, preprocess: Preprocess, options: argparse.Namespace, *, fuse_mlp: bool
+) -> nn.Module:
     """What a bundle's package is compiled from."""
     rewrites = default_rewrites()
     if options.device == "cuda":
         rewrites = (*rewrites, FuseLessAttention())
+    if fuse_mlp:
+        rewrites = (*rewrites, FuseNarrowMlps())
     made = fold(model, preprocess, rewrites=rewrites).model
     return to_precision(made, options.precision).eval().to(options.device)
 
@@ -226,12 +290,21 @@ def package(module: nn.Module, example: Tensor, file: Path, options: argparse.Na
 
 
 def plain_onnx(
-    model: nn.Module, file: Path, dtype: torch.dtype, options: argparse.Namespace
+    model: nn.Module,
+    size: tuple[int, int],
+    file: Path,
+    dtype: torch.dtype,
+    options: argparse.Namespace,
 ) -> None:
-    """A plain export with a dynamic batch, in one type throughout."""
+    """A plain export with a dynamic batch; of a rival in one type throughout."""
+    plain = (
+        to_precision(model, options.precision)
+        if isinstance(model, LaViT)
+        else copy.deepcopy(model).to(dtype)
+    )
     torch.onnx.export(
-        model.to(options.device).to(dtype),
-        (torch.zeros(2, 3, 224, 224, device=options.device, dtype=dtype),),
+        plain,
+        (torch.zeros(2, 3, *size, device=options.device, dtype=dtype),),
         file,
         dynamo=True,
         dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=max(*options.batch, 2))},),
@@ -239,7 +312,6 @@ def plain_onnx(
         external_data=False,
         verbose=False,
     )
-    model.to(torch.float32)
 
 
 def timed(calls: dict[str, Call], options: argparse.Namespace) -> dict[str, list[float]]:
@@ -282,4 +354,4 @@ def markdown(rows: list[dict[str, object]], device: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))

@@ -1,16 +1,21 @@
 """The less-attention kernel on a GPU: against other ways to compute it, and the card's limits.
 
     python benchmarks/la_kernel.py --out la_kernel.json
-    python benchmarks/la_kernel.py --tune
+    python benchmarks/la_kernel.py --tune --batch 64
+    TRITON_INTERPRET=1 python benchmarks/la_kernel.py --device cpu --smoke
 
 softmax(P S T^T + C) V for every stage of lavit_s with LA layers, in one run: eager PyTorch,
 torch.compile(max-autotune), scaled_dot_product_attention with the transformed scores as its bias,
 and the kernel. Medians of CUDA events, the ways in turn; between calls the L2 cache is overwritten,
-because in a model other layers do that. `--tune` times other tiles for the kernel.
+because in a model other layers do that. `--tune` times other tiles for the kernel, for at most
+`--minutes`.
 
 The floor of a call is the larger of two: the bytes that must be moved (S, V and constants read, the
 result written) over the measured bandwidth of a copy, and the multiply-adds over the measured rate
 of a large half-precision product.
+
+`--device cpu --smoke` runs all of this once, small, on a CPU in Triton's interpreter: whether the
+program works, not how fast anything is.
 """
 
 from __future__ import annotations
@@ -19,8 +24,10 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,35 +38,78 @@ from torch.nn import functional
 
 from lavit_deploy import cli
 from lavit_deploy.config import STAGES, lavit_s
+from lavit_deploy.environment import Environment
 from lavit_deploy.errors import UsageError
 from lavit_deploy.files import write_text
 from lavit_deploy.kernels import less_attention as operators
-from lavit_deploy.kernels.tiles import Tile, tile_for
+from lavit_deploy.kernels.tiles import Tile, Types, tile_for
 
 Operands = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Call = Callable[[], object]
 
-REPEATS = 50
-L2_BYTES = 256 << 20
-"""More than the L2 cache of any card so far."""
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Where and how large.
+
+    Attributes:
+        device: "cuda", or "cpu" for a trial.
+        repeats: timed calls of each way.
+        cache_bytes: overwritten between calls; more than the L2 cache of any card so far.
+        copy_bytes: copied to measure the bandwidth.
+        size: of the square product that measures the arithmetic.
+        stages: 0-based stages of lavit_s.
+        kinds: types of scores and values.
+    """
+
+    device: str = "cuda"
+    repeats: int = 50
+    cache_bytes: int = 256 << 20
+    copy_bytes: int = 1 << 30
+    size: int = 8192
+    stages: tuple[int, ...] = tuple(stage for stage in range(STAGES) if lavit_s().la_start[stage])
+    kinds: tuple[tuple[torch.dtype, torch.dtype], ...] = (
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float16),
+    )
 
 
-def operands(batch: int, stage: int, scores: torch.dtype, values: torch.dtype) -> Operands:
-    """Random S, P, T, C and V of one stage of lavit_s on the GPU."""
+# The interpreter takes half-precision products only, and seconds for a large stage.
+SMOKE = {
+    "repeats": 1,
+    "cache_bytes": 1 << 20,
+    "copy_bytes": 1 << 20,
+    "size": 64,
+    "stages": (3,),
+    "kinds": ((torch.float16, torch.float16),),
+}
+
+
+def operands(
+    bench: Bench, batch: int, stage: int, scores: torch.dtype, values: torch.dtype
+) -> Operands:
+    """Random S, P, T, C and V of one stage of lavit_s."""
     config = lavit_s()
     n, m = config.tokens(stage), config.keys(stage)
     heads, dim = config.heads[stage], config.head_dim(stage)
 
     def noise(*size: int) -> Tensor:
-        return torch.randn(*size, device="cuda")
+        return torch.randn(*size, device=bench.device)
 
     return (
         noise(batch, heads, n, m).to(scores),
-        (torch.eye(n, device="cuda") + noise(n, n) / n).to(scores),
-        torch.eye(m, device="cuda") + noise(m, m) / m,
+        (torch.eye(n, device=bench.device) + noise(n, n) / n).to(scores),
+        torch.eye(m, device=bench.device) + noise(m, m) / m,
         noise(n, m),
         noise(batch, m, heads, dim).transpose(1, 2).to(values),  # -> [B, H, M, d]
     )
+
+
+def kernel(*given: Tensor) -> Tensor:
+    """The kernel, as the operator launches it; on a CPU in Triton's interpreter."""
+    s, p, t, c, v = given
+    return operators.launch(s, p, t, c, v, with_scores=False)[0]
 
 
 def eager(s: Tensor, p: Tensor, t: Tensor, c: Tensor, v: Tensor) -> Tensor:
@@ -75,33 +125,43 @@ def by_bias(s: Tensor, p: Tensor, t: Tensor, c: Tensor, v: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(queries, torch.zeros_like(v), v, bias)
 
 
-def milliseconds(calls: dict[str, Call]) -> dict[str, float]:
+def milliseconds(bench: Bench, calls: dict[str, Call]) -> dict[str, float]:
     """Median time of each call, in turn, with a cold L2 cache."""
-    flush = torch.empty(L2_BYTES, dtype=torch.int8, device="cuda")
+    flush = torch.empty(bench.cache_bytes, dtype=torch.int8, device=bench.device)
     for call in calls.values():  # compiles, and chooses algorithms
-        for _ in range(3):
+        for _ in range(3 if bench.repeats > 1 else 1):
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(REPEATS):
+    for _ in range(bench.repeats):
         for name, call in calls.items():
             flush.zero_()
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            end.record()
-            end.synchronize()
-            times[name].append(start.elapsed_time(end))
+            times[name].append(_timed(bench.device, call))
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def limits() -> tuple[float, float]:
+def _timed(device: str, call: Call) -> float:
+    if device == "cpu":
+        begin = time.perf_counter()
+        call()
+        return (time.perf_counter() - begin) * 1e3
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def limits(bench: Bench) -> tuple[float, float]:
     """Bytes per second of a copy, and multiply-adds per second of a half-precision product."""
-    source = torch.empty(1 << 30, dtype=torch.int8, device="cuda")
+    source = torch.empty(bench.copy_bytes, dtype=torch.int8, device=bench.device)
     target = torch.empty_like(source)
-    size = 8192
-    left = torch.randn(size, size, dtype=torch.float16, device="cuda")
-    times = milliseconds({"copy": lambda: target.copy_(source), "product": lambda: left @ left})
-    return 2 * source.numel() / times["copy"] * 1e3, size**3 / times["product"] * 1e3
+    left = torch.randn(bench.size, bench.size, dtype=torch.float16, device=bench.device)
+    times = milliseconds(
+        bench, {"copy": lambda: target.copy_(source), "product": lambda: left @ left}
+    )
+    rate = bench.size**3 / times["product"] * 1e3
+    return 2 * source.numel() / times["copy"] * 1e3, rate
 
 
 def floor(given: Operands, bandwidth: float, rate: float) -> float:
@@ -122,25 +182,34 @@ def error(found: Tensor, given: Operands) -> float:
     return ((found[:2].double() - wanted).abs().max() / wanted.abs().max()).item()
 
 
-def compare(batches: list[int]) -> dict[str, object]:
-    """Every way, for every stage with LA layers, batch and pair of types."""
-    bandwidth, rate = limits()
-    rows = []
-    kinds = [(torch.float16, torch.float16), (torch.bfloat16, torch.bfloat16)]
-    kinds.append((torch.float32, torch.float16))
-    stages = [stage for stage in range(STAGES) if lavit_s().la_start[stage]]
-    for stage, batch, (scores, values) in itertools.product(stages, batches, kinds):
-        given = operands(batch, stage, scores, values)
-        compiled = torch.compile(eager, mode="max-autotune-no-cudagraphs")
+def compare(bench: Bench, batches: list[int]) -> Iterator[dict[str, object]]:
+    """Every way, for every stage with LA layers, batch and pair of types; one row for each.
+
+    The first row is about the card.
+    """
+    bandwidth, rate = limits(bench)
+    card = torch.cuda.get_device_name() if bench.device == "cuda" else Environment.here().cpu
+    yield {
+        "device": card,
+        "torch": torch.__version__,
+        "copy_bytes_per_second": bandwidth,
+        "multiply_adds_per_second": rate,
+    }
+    for stage, batch, (scores, values) in itertools.product(bench.stages, batches, bench.kinds):
+        given = operands(bench, batch, stage, scores, values)
+        # PyTorch gives up on a function that it has compiled for many shapes, silently.
+        torch.compiler.reset()
         ways: dict[str, Callable[..., Tensor]] = {
             "eager": eager,
-            "torch.compile(max-autotune)": compiled,
+            "torch.compile(max-autotune)": torch.compile(
+                eager, mode="max-autotune-no-cudagraphs", dynamic=False
+            ),
             "scaled_dot_product_attention": by_bias,
-            "kernel": operators.less_attention,
+            "kernel": kernel,
         }
-        times = milliseconds({name: partial(way, *given) for name, way in ways.items()})
+        times = milliseconds(bench, {name: partial(way, *given) for name, way in ways.items()})
         lowest = floor(given, bandwidth, rate)
-        row = {
+        yield {
             "stage": stage + 1,
             "batch": batch,
             "scores": str(scores),
@@ -150,15 +219,6 @@ def compare(batches: list[int]) -> dict[str, object]:
             "fraction_of_floor": lowest / times["kernel"],
             "error": {name: error(way(*given), given) for name, way in ways.items()},
         }
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    return {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "copy_bytes_per_second": bandwidth,
-        "multiply_adds_per_second": rate,
-        "rows": rows,
-    }
 
 
 def candidates(tile: Tile) -> Iterator[Tile]:
@@ -170,30 +230,63 @@ def candidates(tile: Tile) -> Iterator[Tile]:
         )
 
 
-def tune(batch: int) -> None:
-    """Print the fastest tiles for each stage and pair of types."""
-    from triton.compiler.errors import CompilationError
-    from triton.runtime.errors import OutOfResources
+def tune(bench: Bench, batch: int, seconds: float) -> None:
+    """Print the fastest tiles for each stage and pair of types.
 
-    kinds = (("half", torch.float16), ("mixed", torch.float32))
-    stages = [stage for stage in range(STAGES) if lavit_s().la_start[stage]]
-    for stage, (types, scores) in itertools.product(stages, kinds):
-        given = operands(batch, stage, scores, torch.float16)
+    Args:
+        bench: where.
+        batch: pictures.
+        seconds: how long in all; every stage and pair of types gets its share.
+    """
+    from triton.errors import TritonError
+
+    pairs = [(stage, kind) for stage in bench.stages for kind in bench.kinds]
+    for stage, (scores, values) in pairs:
+        given = operands(bench, batch, stage, scores, values)
+        types: Types = "half" if scores == values else "mixed"
         now = tile_for(given[0].shape[2], given[0].shape[3], types)
-        found = []
-        for tile in (now, *candidates(now)):
-            try:
-                time = milliseconds({"": partial(_launch, given, tile)})[""]
-            except (OutOfResources, CompilationError):
+        end = time.monotonic() + seconds / len(pairs)
+        found = [(milliseconds(bench, {"": partial(_launch, given, now)})[""], now)]
+        skipped = tried = 0
+        for tile in candidates(now):
+            if time.monotonic() > end:
+                skipped += 1
                 continue
-            found.append((time, tile))
-        print(f"stage {stage + 1}, {types}: now {found[0][0]:.4f} ms")
-        for time, tile in sorted(found, key=lambda item: item[0])[:5]:
-            print(f"  {time:.4f} ms  {tile}", flush=True)
+            tried += 1
+            try:
+                took = milliseconds(bench, {"": partial(_launch, given, tile)})[""]
+            except (TritonError, RuntimeError) as reason:
+                # Too much shared memory, or a tile that the compiler does not take.
+                print(f"  no {tile}: {str(reason).splitlines()[0]}", flush=True)
+                continue
+            found.append((took, tile))
+        print(
+            f"stage {stage + 1}, {scores} and {values}: now {found[0][0]:.4f} ms; "
+            f"{tried} other tiles tried, {skipped} not for lack of time"
+        )
+        for took, tile in sorted(found, key=lambda item: item[0])[:5]:
+            print(f"  {took:.4f} ms  {tile}", flush=True)
 
 
 def _launch(given: Operands, tile: Tile) -> None:
     operators.launch(*given, with_scores=False, tile=tile)
+
+
+def _bench(options: argparse.Namespace) -> Bench:
+    """Where to measure.
+
+    Raises:
+        UsageError: it cannot be done there.
+    """
+    if options.device == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError("this benchmark needs an NVIDIA GPU, and PyTorch with CUDA")
+    elif os.environ.get("TRITON_INTERPRET") != "1":
+        raise UsageError("--device cpu runs the kernel in an interpreter: set TRITON_INTERPRET=1")
+    elif not options.smoke:
+        raise UsageError("--device cpu is for --smoke alone: it takes hours else")
+    bench = Bench(options.device)
+    return dataclasses.replace(bench, **SMOKE) if options.smoke else bench
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -204,16 +297,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64, 256])
     parser.add_argument("--out", type=Path, help="JSON file of the comparison")
     parser.add_argument("--tune", action="store_true", help="time other tiles instead")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of --tune, in all")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--smoke", action="store_true", help="everything once, small, batch 1")
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        raise UsageError("this benchmark needs an NVIDIA GPU, and PyTorch with CUDA")
+    bench = _bench(options)
     torch.manual_seed(0)
     if options.tune:
-        tune(max(options.batch))
+        tune(bench, max(options.batch), options.minutes * 60)
         return 0
-    report = compare(options.batch)
-    if options.out:
-        write_text(options.out, json.dumps(report, indent=1) + "\n")
+    report: dict[str, object] = {}
+    rows: list[dict[str, object]] = []
+    for row in compare(bench, [1] if options.smoke else options.batch):
+        print(json.dumps(row), flush=True)
+        if not report:
+            report = {**row, "rows": rows}
+            continue
+        rows.append(row)
+        if options.out:  # what was measured outlives what fails later
+            write_text(options.out, json.dumps(report, indent=1) + "\n")
     return 0
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NoReturn, get_args
 
-from export.request import TARGETS, EngineOptions, LessAttention, Request
+from export.request import TARGETS, EngineOptions, LessAttention, NarrowMlp, Request
 from lavit_deploy import cli
 from lavit_deploy.config import PRESETS
 from lavit_deploy.errors import MissingDependencyError, UsageError
@@ -30,7 +31,7 @@ _EXAMPLES = """\
   lavit-export --ckpt weights.safetensors --arch lavit_s --classes imagenet.txt
 
 exit codes: 0 done, 1 an artifact that was asked for failed parity or could not be built,
-2 wrong input, 3 a package is missing, 130 interrupted"""
+2 wrong input, 3 a package is missing, 130 or 143 interrupted"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -111,6 +112,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="where parity and latency are measured; auto: CUDA if it can be used",
     )
     _add_engine_options(parser)
+    package = parser.add_argument_group("packages of AOTInductor")
+    package.add_argument(
+        "--mlp",
+        choices=get_args(NarrowMlp),
+        default="auto",
+        help="MLPs of 128 channels and fewer as operators, as one kernel, or as the faster on "
+        "this GPU",
+    )
     where = parser.add_argument_group("output")
     where.add_argument("--out", type=Path, help="bundle folder (default: CKPT's name + .bundle)")
     where.add_argument("--force", action="store_true", help="replace an existing bundle")
@@ -161,6 +170,7 @@ def main(arguments: Sequence[str] | None) -> int:
                 frozenset(options.target or ("auto",)),
                 half,
                 engine=_engine_options(options),
+                mlp=_mlp(options),
                 mobile=options.mobile,
                 quantize=_quantize(options, checkpoint),
             ),
@@ -198,6 +208,13 @@ def _quantize(options: argparse.Namespace, checkpoint: Checkpoint) -> Quantize |
 
     split = open_split(options.calib, options.eval, checkpoint.preprocess, checkpoint.classes)
     return Quantize(split, options.max_drop)
+
+
+def _mlp(options: argparse.Namespace) -> NarrowMlp:
+    if options.mlp == "fused" and options.no_fold:
+        raise UsageError("--mlp fused is a form of the folded model: leave out --no-fold")
+    mlp: NarrowMlp = options.mlp
+    return mlp
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -277,10 +294,11 @@ def read_classes(path: Path, count: int) -> tuple[str, ...]:
         UsageError: the file cannot be read, or does not hold `count` names.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors write the mark
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
-        raise UsageError(f"--classes {path} cannot be read: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"--classes {path} cannot be read: {why}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UsageError(f"--classes {path} must be a JSON list of names")
     names = [name.strip() for name in names]
@@ -293,4 +311,10 @@ def read_classes(path: Path, count: int) -> tuple[str, ...]:
 
 def entry() -> None:
     """The console script."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(cli.run(main))
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    """End as after Ctrl-C, so that what is half built is removed."""
+    sys.exit(128 + number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -35,6 +36,7 @@ SAMPLES = (
 _CROP = 0.6  # share of each side that a detail crop keeps
 
 
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """Preprocessed pictures and where they came from.
 
@@ -44,10 +46,9 @@ class Pictures:
         skipped: files that could not be read, with the reason.
     """
 
-    def __init__(self, images: Pixels, source: str, skipped: tuple[str, ...] = ()) -> None:
-        self.images = images
-        self.source = source
-        self.skipped = skipped
+    images: Pixels
+    source: str
+    skipped: tuple[str, ...] = ()
 
 
 def sample_pictures(preprocess: Preprocess) -> Pictures:

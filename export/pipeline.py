@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -135,8 +136,13 @@ def check_destination(out: Path, *, force: bool) -> None:
     """Refuse to write over anything but an old bundle, and that only with `force`.
 
     Raises:
-        UsageError: `out` is in the way.
+        UsageError: `out` is in the way, or nothing can be written beside it.
     """
+    nearest = next((folder for folder in out.absolute().parents if folder.exists()), out)
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {nearest}: {error.strerror}") from None
     if not out.exists():
         return
     if not out.is_dir() or (any(out.iterdir()) and not (out / "manifest.json").is_file()):

@@ -6,19 +6,20 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from export.mobile.target import plan_format
 from export.request import Request
 from export.targets.aoti import plan_aoti
 from export.targets.base import Step, Target
-from export.targets.coreml import plan_coreml
-from export.targets.executorch import plan_executorch
-from export.targets.litert import plan_litert
-from export.targets.ncnn import plan_ncnn
+from export.targets.coreml import COREML
+from export.targets.executorch import EXECUTORCH
+from export.targets.litert import LITERT
+from export.targets.ncnn import NCNN
 from export.targets.onnx import plan_onnx
 from export.targets.onnx_int8 import plan_onnx_int8
 from export.targets.onnx_tensorrt import plan_onnx_tensorrt
 from export.targets.openvino import plan_openvino
 from export.targets.openvino_int8 import plan_openvino_int8
-from export.targets.ort import plan_ort
+from export.targets.ort import ORT
 from export.targets.tensorrt import plan_tensorrt, plan_tensorrt_rtx
 from lavit_deploy.errors import UsageError
 from lavit_deploy.manifest import Device
@@ -69,11 +70,7 @@ def make_plan(request: Request, device: Device | Literal["auto"]) -> Plan:
         plan_tensorrt(request),
         plan_tensorrt_rtx(request),
         plan_aoti(request),
-        plan_ort(request),
-        plan_executorch(request),
-        plan_litert(request),
-        plan_coreml(request),
-        plan_ncnn(request),
+        *(plan_format(form, request) for form in (ORT, EXECUTORCH, LITERT, COREML, NCNN)),
     )
     steps = [step for item in planned for step in item.steps]
     triton = request.names("triton-repo")

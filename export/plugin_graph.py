@@ -3,6 +3,8 @@
 TensorRT's parser gives a node to the plugin of its name and domain (`export/plugins/`). No other
 runtime knows the node; `with_definition` adds what it computes in standard operators, which ONNX
 Runtime inlines, so that such a graph can be run and compared without a GPU.
+
+The kernels' module is imported where it is needed: without Triton, PyTorch warns as it is loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from lavit_deploy.errors import ExportError
 from lavit_deploy.folding.contract import Rewrite
 from lavit_deploy.folding.fold import Folding, default_rewrites, fold
 from lavit_deploy.folding.modules import FoldedLaViT
-from lavit_deploy.kernels.fused_less_attention import FusedMap, FuseLessAttention, torch_operator
 from lavit_deploy.model import LaViT
 
 DOMAIN = "lavit"
@@ -41,6 +42,8 @@ def node_operator(
     Outside an export it computes, so the model can be folded, checked and compared.
     """
     if not torch.onnx.is_in_onnx_export():
+        from lavit_deploy.kernels.fused_less_attention import torch_operator
+
         return torch_operator(scores, queries, keys, constant, values, with_scores=with_scores)
     # of the mixed values [B, H, N, d] and of the new scores [B, H, N, M]
     shapes = [(*scores.shape[:3], values.shape[3]), tuple(scores.shape)]
@@ -69,6 +72,8 @@ def fold_for_plugin(checkpoint: Checkpoint, model: LaViT) -> Folding:
     Raises:
         ExportError: the model cannot be folded, or has no less-attention layer to give a plugin.
     """
+    from lavit_deploy.kernels.fused_less_attention import FuseLessAttention
+
     rewrites: tuple[Rewrite, ...] = (*default_rewrites(), FuseLessAttention(node_operator))
     folding = fold(model, checkpoint.preprocess, rewrites=rewrites)
     if not folding.report.rewrites[-1].changed:
@@ -86,6 +91,8 @@ def plugin_nodes(graph: onnx.ModelProto) -> int:
 
 def plugin_layers(model: FoldedLaViT) -> int:
     """Number of layers that become such nodes."""
+    from lavit_deploy.kernels.fused_less_attention import FusedMap
+
     return sum(isinstance(module, FusedMap) for module in model.modules())
 
 

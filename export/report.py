@@ -8,45 +8,45 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from export.mobile.table import is_mobile, print_mobile
 from export.pipeline import TRITON, Job, export_bundle, step_names
+from export.tables import MIB, narrow_table, verdict
 from export.triton_server.repository import FOLDER, model_name, obstacles
-from export.verdict import verdict
 from lavit_deploy.bundle import Bundle
 from lavit_deploy.folding.fold import Folding
 from lavit_deploy.manifest import Artifact
-
-_MIB = 2**20
 
 
 def print_plan(console: Console, job: Job, out: Path) -> None:
     """Say what will be built and what is left out, and why."""
     checkpoint, config = job.checkpoint, job.checkpoint.config
-    console.print(
-        f"[bold]{checkpoint.file.name}[/bold]: {checkpoint.architecture}, "
+    _say(
+        console,
+        f"[bold]{escape(checkpoint.file.name)}[/bold]: {checkpoint.architecture}, "
         f"{config.image_size[0]} x {config.image_size[1]}, {config.num_classes} classes"
-        f" ({checkpoint.weights}) -> [bold]{out}[/bold]",
-        highlight=False,
+        f" ({checkpoint.weights}) -> [bold]{escape(str(out))}[/bold]",
     )
     for sentence in checkpoint.inferred:
-        console.print(f"  [yellow]assumed[/yellow] {escape(sentence)}", highlight=False)
+        _say(console, f"  [yellow]assumed[/yellow] {escape(sentence)}")
     for step in job.plan.steps:
-        colour = "dim" if step.action == "skip" else "green"
-        line = f"  [{colour}]{step.action:<5}[/{colour}] {step.what:<13} {escape(step.why)}"
-        console.print(line, highlight=False, soft_wrap=True)
+        _say_step(console, step.action, step.what, step.why)
     if job.folding is None:
-        sentence = "--no-fold: the graph keeps the operators of the paper"
-        console.print(f"  [dim]skip [/dim] folding    {sentence}", highlight=False)
+        _say_step(console, "skip", "folding", "--no-fold keeps the operators of the paper")
     else:
-        console.print(
-            f"  [green]fold [/green] {'model':<13} exactly: {_change(job.folding)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _say_step(console, "fold", "model", f"exactly: {_change(job.folding)}")
     for skipped in job.pictures.skipped:
-        console.print(f"  [yellow]unreadable[/yellow] {escape(skipped)}", highlight=False)
+        _say(console, f"  [yellow]unreadable[/yellow] {escape(skipped)}")
+
+
+def _say(console: Console, line: str) -> None:
+    """Print a line without breaks of its own: the terminal wraps it, and a copy has none."""
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _say_step(console: Console, action: str, what: str, why: str) -> None:
+    colour = "dim" if action == "skip" else "green"
+    _say(console, f"  [{colour}]{action:<5}[/{colour}] {what:<13} {escape(why)}")
 
 
 def export_with_progress(console: Console, job: Job, out: Path, *, force: bool) -> Bundle:
@@ -101,36 +101,44 @@ def print_result(console: Console, job: Job, bundle: Bundle, seconds: float) -> 
     """One row for each artifact, and what to do next."""
     manifest = bundle.manifest
     count = len(manifest.artifacts)
-    console.print(f"[bold]{manifest.name}: {count} artifacts in {seconds:.0f} s[/bold]")
+    _say(console, f"[bold]{escape(manifest.name)}: {count} artifacts in {seconds:.0f} s[/bold]")
     _print_servers(console, [item for item in manifest.artifacts if not is_mobile(item)])
     print_mobile(console, manifest.artifacts)
     environment = manifest.environment
     for first in manifest.artifacts[:1]:
-        console.print(
-            f"parity on {first.parity.images} pictures ({first.parity.source}); latency on "
+        _say(
+            console,
+            f"parity on {first.parity.images} pictures ({escape(first.parity.source)}); latency on "
             f"{environment.cpu}, {environment.cores} cores: medians of a call @batch, artifacts in "
             "turn",
-            highlight=False,
         )
     if job.folding is not None:
-        console.print(f"folded: {_change(job.folding)}", highlight=False, soft_wrap=True)
+        _say(console, f"folded: {_change(job.folding)}")
     for item in manifest.artifacts:
-        if item.parity.method != "run":
-            console.print(f"{item.name} was not run; its parity: {item.parity.method}")
-        if item.failure is not None:
-            console.print(
-                f"[red]{item.name} failed parity[/red] ({item.failure.method}): "
-                f"{item.failure.reason}. First departure: {item.failure.first_departure or 'none'}",
-                highlight=False,
-            )
+        _print_doubts(console, item)
     for name, reason in manifest.not_built.items():
-        console.print(f"[red]{name} was not built[/red]: {escape(reason)}", highlight=False)
+        _say(console, f"[red]{name} was not built[/red]: {escape(reason)}")
     if manifest.int8 is not None:
-        console.print(escape(manifest.int8), highlight=False, soft_wrap=True)
+        _say(console, escape(manifest.int8))
     if job.plan.triton_repository and TRITON not in manifest.not_built:
         _print_triton(console, bundle)
-    if not all(is_mobile(item) for item in manifest.artifacts):
-        console.print(f"next: [bold]lavit-serve {bundle.path}[/bold]", highlight=False)
+    if any(item.passed and not is_mobile(item) for item in manifest.artifacts):
+        _say(console, f"next: [bold]lavit-serve {escape(str(bundle.path))}[/bold]")
+
+
+def _print_doubts(console: Console, item: Artifact) -> None:
+    """What keeps an artifact from being trusted; nothing where it ran and passed."""
+    if item.parity.method != "run":
+        _say(console, f"{item.name} was not run; its parity: {item.parity.method}")
+    if (failure := item.failure) is not None:
+        departure = (
+            f". First departure: {failure.first_departure}" if failure.first_departure else ""
+        )
+        _say(
+            console,
+            f"[red]{item.name} failed parity[/red] ({failure.method}): "
+            f"{escape(failure.reason)}{departure}",
+        )
 
 
 def _print_servers(console: Console, artifacts: Sequence[Artifact]) -> None:
@@ -138,18 +146,14 @@ def _print_servers(console: Console, artifacts: Sequence[Artifact]) -> None:
     if not artifacts:
         return
     batches = [timing.batch for timing in artifacts[0].timings]
-    table = Table()
-    table.add_column("artifact", no_wrap=True)
-    for heading in ("MiB", "type", "parity", "top-1", "max diff"):
-        table.add_column(heading, justify="right")
-    for size in batches:
-        table.add_column(f"ms @{size}", justify="right")
+    headings = ("artifact", "MiB", "type", "parity", "top-1", "max diff")
+    table = narrow_table(*headings, *(f"ms @{size}" for size in batches))
     for item in artifacts:
         strictest = item.rounded_parity or item.parity
         milliseconds = {timing.batch: f"{timing.median_ms:.1f}" for timing in item.timings}
         table.add_row(
             item.name,
-            f"{item.total_bytes / _MIB:.1f}",
+            f"{item.total_bytes / MIB:.1f}",
             item.precision_found,
             verdict(item),
             f"{strictest.top1_agreement:.1%}",
@@ -164,8 +168,8 @@ def _print_triton(console: Console, bundle: Bundle) -> None:
     manifest = bundle.manifest
     hindered = obstacles(manifest)
     names = [model_name(manifest, item) for item in manifest.artifacts if not hindered[item.name]]
-    line = f"Triton: [bold]{bundle.path / FOLDER}[/bold] holds {', '.join(names)}"
-    console.print(line, highlight=False, soft_wrap=True)
-    for name, why_not in hindered.items():
-        if why_not:
-            console.print(f"  without {name}: {escape(why_not)}", highlight=False, soft_wrap=True)
+    place = escape(str(bundle.path / FOLDER))
+    _say(console, f"Triton: [bold]{place}[/bold] holds {', '.join(names)}")
+    for item in manifest.artifacts:
+        if (why_not := hindered[item.name]) and not is_mobile(item):
+            _say(console, f"  without {item.name}: {escape(why_not)}")

@@ -32,6 +32,9 @@ TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 LessAttention = Literal["native", "plugin", "auto"]
 """Less-attention layers as ONNX operators, as nodes of the plugin, or as the faster of the two."""
 
+NarrowMlp = Literal["native", "fused", "auto"]
+"""MLPs of narrow tokens as PyTorch operators, as one kernel, or as the faster of the two."""
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -74,6 +77,7 @@ class Request:
         half: "fp16" or "bf16" when asked for, None for float32 alone.
         device: where artifacts are checked and timed.
         engine: how TensorRT's engines are built.
+        mlp: how the narrow MLPs of AOTInductor's packages are built.
         mobile: build every mobile format whose packages are there.
         quantize: int8, None when not asked for.
     """
@@ -82,6 +86,7 @@ class Request:
     half: Precision | None = None
     device: Device = "cpu"
     engine: EngineOptions = EngineOptions()
+    mlp: NarrowMlp = "auto"
     mobile: bool = False
     quantize: Quantize | None = None
 

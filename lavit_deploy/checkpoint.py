@@ -69,11 +69,15 @@ class Checkpoint:
         """The model with these weights, float32, in evaluation mode.
 
         Raises:
-            CheckpointError: tensors are missing, unexpected or misshapen; all are listed.
+            CheckpointError: tensors are missing, unexpected, misshapen or not finite; all are
+                listed.
         """
         with torch.device("meta"):
             model = LaViT(self.config)
         check_fit(model, self.state_dict, source=str(self.file))
+        broken = [key for key, value in self.state_dict.items() if not value.isfinite().all()]
+        if broken:
+            raise CheckpointError(f"{self.file} holds NaN or infinity in {', '.join(broken)}")
         model.load_state_dict(self.state_dict, assign=True)
         return model.float().eval()
 
@@ -138,7 +142,20 @@ def save_checkpoint(
             contiguous = {key: value.contiguous() for key, value in state_dict.items()}
             safetensors.torch.save_file(contiguous, temporary, metadata=metadata)
         else:
-            torch.save({"model": state_dict, **about}, temporary)
+            write_pickle({"model": state_dict, **about}, temporary)
+
+
+def write_pickle(content: dict[str, Any], path: Path) -> None:
+    """`torch.save`, which on a full disk complains of positions in its archive alone.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def architecture_name(config: LaViTConfig) -> str:
@@ -187,8 +204,12 @@ def _shape(tensor: Tensor) -> list[int]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}") from None
+    except OSError as error:  # a folder, or a file of somebody else
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 

@@ -96,7 +96,8 @@ def choose(bundle: Bundle, wish: Wish, here: Environment | None = None) -> Choic
     passed_over = tuple(
         f"{item.name} is faster ({item.best_rate:.0f} images/s) but {obstacles[item.name]}"
         for item in manifest.artifacts
-        if obstacles[item.name] and item.best_rate > best.best_rate
+        # What is for a phone was never meant to run here.
+        if item.runtime in _PACKAGES and obstacles[item.name] and item.best_rate > best.best_rate
     )
     return Choice(best, f"{rank}: {rate}", passed_over + _foreign(bundle, here))
 

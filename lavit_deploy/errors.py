@@ -9,7 +9,7 @@ LavitError                     base; its message is a sentence for the user
 │   └── ParityError            an artifact whose recorded or measured parity failed exit 1
 ├── ExportError                a graph that could not be built or checked           exit 1
 ├── TrainingError              a training that cannot go on                         exit 1
-├── ProfileError               a count or a timing that cannot be trusted           exit 1
+├── ProfileError               counts or timings not to be trusted, or not written exit 1
 ├── MissingDependencyError     an optional package is not installed                 exit 3
 ├── InferenceError             a runtime failed on a valid input                    exit 1, HTTP 500
 └── ImageError                 a picture that cannot be used                        exit 2, HTTP 400
@@ -72,7 +72,7 @@ class TrainingError(LavitError):
 
 
 class ProfileError(LavitError):
-    """A count or a timing that cannot be trusted."""
+    """Counts or timings that cannot be trusted, or whose report could not be written."""
 
 
 class MissingDependencyError(LavitError):

@@ -26,7 +26,8 @@ def sha256_of(path: Path) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block ends well.
 
-    A reader sees the old file or the whole new one, also after a crash.
+    A reader sees the old file or the whole new one, also after a crash. An `OSError` of the block
+    that names no file, such as that of a full disk, names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: writers that look at it (safetensors, Pillow) must see the real one.
@@ -39,6 +40,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; a result is not
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename in {None, name}:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

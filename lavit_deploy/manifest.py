@@ -162,6 +162,20 @@ class Engine(_Record):
     optimization_level: int = Field(default=3, ge=0, le=5)
 
 
+class Kernels(_Record):
+    """Which layers of an AOTInductor package are this project's own operators.
+
+    Attributes:
+        less_attention: less-attention layers as PyTorch's operators, or as `lavit::less_attention`.
+        mlp: MLPs of narrow tokens as PyTorch's operators, or as `lavit::fused_mlp`.
+        mlp_why: why.
+    """
+
+    less_attention: Literal["native", "fused"]
+    mlp: Literal["native", "fused"]
+    mlp_why: str
+
+
 class Quantization(_Record):
     """How an int8 artifact was made, and what it loses on held-out pictures.
 
@@ -222,6 +236,7 @@ class Artifact(_Record):
         plugin: plugin library it needs, if any.
         plugin_sha256: hash of that library.
         engine: how it was built, for an engine of TensorRT.
+        kernels: which operators are this project's, for a package of AOTInductor.
         quantization: how it was quantized, if it was.
         build_seconds: time its build took.
         parity: comparison with the float32 model.
@@ -254,6 +269,7 @@ class Artifact(_Record):
     plugin: str | None = None
     plugin_sha256: Sha256 | None = None
     engine: Engine | None = None
+    kernels: Kernels | None = None
     quantization: Quantization | None = None
     build_seconds: float
     parity: Parity

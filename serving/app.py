@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from lavit_deploy import __version__
 from lavit_deploy.errors import LavitError
@@ -149,9 +151,19 @@ def _explain_errors(app: FastAPI) -> None:
             404: f"there is nothing at {request.url.path[:200]}; see /docs",
             405: f"{request.method} is not a method of {request.url.path[:200]}; see /docs",
         }
-        return status_response(
-            request,
-            error.status_code,
-            details.get(error.status_code, error.detail),
-            dict(error.headers or {}),
-        )
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(request))
+        detail = details.get(error.status_code, error.detail)
+        return status_response(request, error.status_code, detail, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Methods of a path over all its routes; Starlette names those of the first one alone."""
+
+    def answered(method: str) -> bool:
+        asked = {**request.scope, "method": method}
+        return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
+
+    methods = {method for method in ("DELETE", "GET", "OPTIONS", "POST", "PUT") if answered(method)}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import coremltools
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def main(file: Path, picture: Path) -> None:
@@ -16,7 +16,7 @@ def main(file: Path, picture: Path) -> None:
     model = coremltools.models.MLModel(str(file))
     about = json.loads(model.user_defined_metadata["lavit"])
     wanted = about["preprocess"]
-    image = Image.open(picture).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
     scale = wanted["resize"] / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     image = image.resize(size, Image.Resampling[wanted["interpolation"].upper()])

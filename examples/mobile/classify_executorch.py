@@ -1,4 +1,4 @@
-"""Classify a picture with ExecuTorch, NumPy and Pillow alone.
+"""Classify a picture with ExecuTorch (and torch, which it takes tensors of), NumPy and Pillow.
 
 python classify_executorch.py model.fp32.pte picture.jpg
 """
@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from executorch.runtime import Runtime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def prepared(picture: Path, about: dict) -> np.ndarray:
     """The picture as uint8 [1, H, W, 3]: shorter side resized, centre cropped."""
     wanted = about["preprocess"]
-    image = Image.open(picture).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
     scale = wanted["resize"] / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     image = image.resize(size, Image.Resampling[wanted["interpolation"].upper()])

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def prepared(picture: Path, about: dict) -> np.ndarray:
     """The picture as uint8 [1, H, W, 3]: shorter side resized, centre cropped."""
     wanted = about["preprocess"]
-    image = Image.open(picture).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
     scale = wanted["resize"] / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     image = image.resize(size, Image.Resampling[wanted["interpolation"].upper()])

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import get_args
 
 from rich.console import Console
-from rich.table import Table
 
-from export.verdict import verdict
+from export.tables import MIB, narrow_table, verdict
 from lavit_deploy.manifest import Artifact, MobileRuntime
 
-_MIB = 2**20
-_HEADINGS = ("holds", "MiB", "parity", "top-1", "ms 1/2 thr.", "load ms", "peak MiB", "left")
+_HEADINGS = ("artifact", "holds", "MiB", "parity", "top-1", "ms", "load", "peak", "left")
+_TITLE = "mobile files, batch 1 (ms: 1/2 threads; load: ms; peak: MiB)"
 
 
 def is_mobile(item: Artifact) -> bool:
@@ -29,17 +28,14 @@ def print_mobile(console: Console, artifacts: Sequence[Artifact]) -> None:
     mobile = [item for item in artifacts if is_mobile(item)]
     if not mobile:
         return
-    table = Table(title="mobile files, batch 1")
-    table.add_column("artifact", no_wrap=True)
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="right")
+    table = narrow_table(*_HEADINGS, title=_TITLE)
     for item in mobile:
-        milliseconds = " / ".join(f"{timing.median_ms:.1f}" for timing in item.timings)
+        milliseconds = "/".join(f"{timing.median_ms:.1f}" for timing in item.timings)
         measured = item.footprint
         table.add_row(
             item.name,
             item.precision_found,
-            f"{item.total_bytes / _MIB:.1f}",
+            f"{item.total_bytes / MIB:.1f}",
             verdict(item),
             f"{item.parity.top1_agreement:.1%}",
             milliseconds or "-",
@@ -54,4 +50,4 @@ def _left(item: Artifact) -> str:
     if not item.left_operators:
         return "-"
     count = str(sum(item.left_operators.values()))
-    return count if item.left_share is None else f"{count}: {item.left_share:.0%}"
+    return count if item.left_share is None else f"{count}:{item.left_share:.0%}"

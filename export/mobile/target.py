@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from export.request import Request
 from export.targets.base import NotBuilt, Planned, Progress, Step, Target
 from export.workbench import Workbench, with_precision
 from lavit_deploy.environment import available_cores
-from lavit_deploy.errors import ExportError, MissingDependencyError
+from lavit_deploy.errors import ExportError, MissingDependencyError, UsageError
 from lavit_deploy.files import sha256_of, write_text
 from lavit_deploy.manifest import (
     Artifact,
@@ -90,15 +91,21 @@ def plan_format(form: Format, request: Request) -> Planned:
 
     Raises:
         MissingDependencyError: it is asked for by name and its packages are not there.
+        UsageError: the same of a Python that the user names.
     """
     named = form.name in request.targets
     if not named and not request.mobile:
         return Planned(())
     tools = find_tools(form.name, form.modules)
     if tools is None:
+        if named and os.environ.get(variable(form.name)):
+            raise UsageError(f"--target {form.name}: {_missing(form)}")
         if named:
             raise MissingDependencyError(
-                " or ".join(form.modules), extra=form.name, purpose=f"build {form.name} files"
+                next((name for name in form.modules if find_spec(name) is None), form.modules[0]),
+                extra=form.name,
+                purpose=f"build {form.name} files (or a Python that has it in "
+                f"{variable(form.name)})",
             )
         return Planned((Step(form.name, "skip", _missing(form)),))
     steps = tuple(Step(item.name, "build", item.why) for item in form.variants)
@@ -109,6 +116,8 @@ def _missing(form: Format) -> str:
     name = variable(form.name)
     bring = f"pip install {form.requirement}"
     if named := os.environ.get(name):
+        if shutil.which(named) is None:
+            return f"{name} names {named}, which is no program"
         return f"{named} ({name}) lacks {' or '.join(form.modules)}: {bring}"
     return f"not installed: {bring} (or name a Python that has it in {name})"
 

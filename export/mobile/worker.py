@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _SECONDS = 8.0
 _WARM_UP = 3
 
 
-def _convert(form: Any, job: str, facts: str) -> None:  # noqa: ANN401 - a module of formats
+def _convert(form: ModuleType, job: str, facts: str) -> None:
     wanted = json.loads(Path(job).read_text(encoding="utf-8"))
     out = Path(wanted["out"])
     made = form.convert(Path(wanted["program"]), out, wanted["precision"], wanted["about"])
@@ -34,14 +34,14 @@ def _convert(form: Any, job: str, facts: str) -> None:  # noqa: ANN401 - a modul
     Path(facts).write_text(json.dumps(made), encoding="utf-8")
 
 
-def _run(form: Any, file: str, pictures: str, logits: str) -> None:  # noqa: ANN401 - a module of formats
+def _run(form: ModuleType, file: str, pictures: str, logits: str) -> None:
     classify = form.load(Path(file))
     images = np.load(pictures)
     found = [classify(images[index : index + 1]) for index in range(len(images))]
     np.save(logits, np.concatenate(found).astype(np.float32))
 
 
-def _measure(form: Any, file: str, pictures: str, threads: str, facts: str) -> None:  # noqa: ANN401 - a module of formats
+def _measure(form: ModuleType, file: str, pictures: str, threads: str, facts: str) -> None:
     if hasattr(os, "sched_setaffinity"):  # every runtime keeps to the cores of its process
         cores = sorted(os.sched_getaffinity(0))[: int(threads)]
         os.sched_setaffinity(0, cores)

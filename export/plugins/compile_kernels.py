@@ -26,6 +26,9 @@ from lavit_deploy.kernels.tiles import FEW_KEYS, SOME_KEYS, Tile, Types, tiles
 TARGETS = (80, 86, 89, 90, 120)
 """Compute capabilities, ten times: A100, RTX 30, RTX 40 and L4, H100 and H200, RTX 50."""
 
+SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
+"""Most shared memory of one block, by target (CUDA C++ Programming Guide, compute capabilities)."""
+
 ENTRY = "less_attention_kernel"
 POINTERS = ("scores", "queries", "keys", "constant", "values", "out", "new_scores")
 NUMBERS = (
@@ -111,14 +114,15 @@ def compile_variant(variant: Variant) -> Compiled:
 
     Raises:
         MissingDependencyError: Triton is not installed.
-        ExportError: the kernel's arguments are not those that the plugin passes.
+        ExportError: the kernel's arguments are not those that the plugin passes, or it wants more
+            shared memory than the GPU has.
     """
     try:
         import triton
         from triton.backends.compiler import GPUTarget
     except ImportError:
         raise MissingDependencyError(
-            "triton", extra="tensorrt", purpose="compile the plugin's kernels"
+            "triton", extra="plugin", purpose="compile the plugin's kernels"
         ) from None
     target = GPUTarget("cuda", variant.target, 32)
     options = {
@@ -130,8 +134,14 @@ def compile_variant(variant: Variant) -> Compiled:
         triton.knobs.compilation.disable_line_info = True  # three quarters of a file, else
         compiled = triton.compile(_source(variant), target=target, options=options)
     _check_arguments(compiled.asm["ptx"])
+    shared = compiled.metadata.shared
+    if shared > SHARED_BYTES[variant.target]:
+        raise ExportError(
+            f"{variant} wants {shared} bytes of shared memory, sm_{variant.target} has "
+            f"{SHARED_BYTES[variant.target]}"
+        )
     registers, stack = _resources(compiled.asm["cubin"])
-    return Compiled(variant, compiled.asm["cubin"], compiled.metadata.shared, registers, stack)
+    return Compiled(variant, compiled.asm["cubin"], shared, registers, stack)
 
 
 def _source(variant: Variant) -> Any:  # noqa: ANN401 # Triton publishes no types

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -18,6 +20,7 @@ namespace
 using nvinfer1::DataType;
 
 constexpr char const* kENTRY = "less_attention_kernel";
+constexpr std::uintptr_t kALIGNMENT = 16; // bytes; compile_kernels.py's _ALIGNMENT
 
 constexpr Kernel kKERNELS[] = {
 #include "kernel_table.inc"
@@ -148,6 +151,36 @@ std::string targets()
     return list;
 }
 
+namespace
+{
+
+// What a kernel cannot be called with; empty if it can. The kernels count within one picture in 32
+// bits, and were compiled for addresses that are multiples of 16: others would end the process's use
+// of the GPU.
+std::string obstacle(Problem const& problem, Operands const& operands, int64_t programs)
+{
+    constexpr int64_t kMOST = std::numeric_limits<int32_t>::max();
+    int64_t const n = problem.tokens;
+    int64_t const m = problem.keys;
+    int64_t const d = problem.channels;
+    auto const largest = std::max({n * n, n * m, m * m, problem.heads * n * d, problem.heads * m * d, programs});
+    if (largest > kMOST)
+    {
+        return "the shapes are too large: the kernels count to " + std::to_string(kMOST);
+    }
+    for (void const* const address : {operands.scores, operands.queries, operands.keys, operands.constant,
+             operands.values, static_cast<void const*>(operands.out), static_cast<void const*>(operands.newScores)})
+    {
+        if (reinterpret_cast<std::uintptr_t>(address) % kALIGNMENT != 0)
+        {
+            return "an address is no multiple of " + std::to_string(kALIGNMENT);
+        }
+    }
+    return {};
+}
+
+} // namespace
+
 std::string launch(Problem const& problem, Operands const& operands, cudaStream_t stream)
 {
     int32_t device{};
@@ -165,6 +198,12 @@ std::string launch(Problem const& problem, Operands const& operands, cudaStream_
     if (problem.batch == 0)
     {
         return {};
+    }
+    int64_t const rowBlocks = blocks(problem.tokens, kernel->blockTokens);
+    int64_t const programs = int64_t{problem.batch} * problem.heads * rowBlocks;
+    if (auto error = obstacle(problem, operands, programs); !error.empty())
+    {
+        return error;
     }
     cudaKernel_t handle{};
     if (auto error = loader().load(*kernel, device, handle); !error.empty())
@@ -194,9 +233,7 @@ std::string launch(Problem const& problem, Operands const& operands, cudaStream_
     *next++ = &scratch;
     *next++ = &scratch;
 
-    auto const rowBlocks = blocks(problem.tokens, kernel->blockTokens);
-    dim3 const grid(static_cast<unsigned>(problem.batch) * problem.heads * rowBlocks,
-        static_cast<unsigned>(blocks(d, kernel->blockChannels)));
+    dim3 const grid(static_cast<unsigned>(programs), static_cast<unsigned>(blocks(d, kernel->blockChannels)));
     dim3 const block(static_cast<unsigned>(kernel->threads));
     auto const error = cudaLaunchKernel(static_cast<void const*>(handle), grid, block, arguments.data(),
         static_cast<std::size_t>(kernel->sharedBytes), stream);

@@ -22,10 +22,12 @@ class Quantize:
     Attributes:
         split: pictures to calibrate and to judge on.
         max_drop: allowed loss on the held-out pictures, points.
+        returned: blocks that went back to float, by artifact; targets note theirs.
     """
 
     split: Split
     max_drop: float
+    returned: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _recipes: list[Recipe] = field(default_factory=list, repr=False)
     _references: list[Logits] = field(default_factory=list, repr=False)
 

@@ -22,6 +22,9 @@ FEW = 300
 MOST = 512
 """Calibration reads no more pictures than this; ranges hardly change after some hundreds."""
 
+MOST_HELD_OUT = 2000
+"""No more than this are judged on: all are held in memory, and run for every artifact and block."""
+
 _HELD_OUT = 5
 """One of so many pictures of a folder is held out where no others are given to judge on."""
 
@@ -112,7 +115,7 @@ def open_split(
         raise UsageError(f"--calib {calib} has one file: none is left to judge on: give --eval")
     return Split(
         _read(rest, Path(calib), preprocess, classes, most=MOST),
-        _read(apart, Path(calib), preprocess, classes),
+        _read(apart, Path(calib), preprocess, classes, most=MOST_HELD_OUT),
     )
 
 
@@ -123,7 +126,8 @@ def _same(first: str, second: str) -> bool:
 def _held_out(name: str, preprocess: Preprocess, classes: Sequence[str]) -> LabelledPictures:
     if name == DIGITS:
         return _digits(preprocess, held_out=True)
-    return _read(_files(Path(name), "--eval"), Path(name), preprocess, classes)
+    paths = _files(Path(name), "--eval")
+    return _read(paths, Path(name), preprocess, classes, most=MOST_HELD_OUT)
 
 
 def _digits(preprocess: Preprocess, *, held_out: bool) -> LabelledPictures:
@@ -149,14 +153,15 @@ def _read(
     preprocess: Preprocess,
     classes: Sequence[str],
     *,
-    most: int | None = None,
+    most: int,
 ) -> LabelledPictures:
-    """Every readable picture, or `most` of them, evenly spread over the paths.
+    """Every readable picture; of more than `most` paths, so many, evenly spread.
 
     Raises:
         UsageError: none can be read.
     """
-    if most is not None and len(paths) > most:
+    total = len(paths)
+    if total > most:
         paths = [paths[int(place)] for place in np.linspace(0, len(paths) - 1, most).round()]
     images: list[Pixels] = []
     labels: list[int] = []
@@ -174,9 +179,10 @@ def _read(
             f"{folder} has no readable picture ({len(skipped)} files were tried): calibration "
             "needs real ones"
         )
+    count = f"{len(images)} of {total}" if total > most else f"{len(images)}"
     known = np.asarray(labels) if min(labels) >= 0 else None
     return LabelledPictures(
-        np.stack(images), known, f"{len(images)} pictures of {folder.name}", tuple(skipped)
+        np.stack(images), known, f"{count} pictures of {folder.name}", tuple(skipped)
     )
 
 

@@ -46,7 +46,7 @@ def products(graph: onnx.ModelProto) -> tuple[Product, ...]:
         ExportError: the graph has none.
     """
     constants = {item.name: item for item in graph.graph.initializer}
-    picture = _values_of_the_picture(graph)
+    picture = values_of_the_picture(graph)
     found = []
     for node in graph.graph.node:
         if node.op_type not in {"MatMul", "Gemm", "Conv"} or node.input[1] not in constants:
@@ -88,7 +88,7 @@ def _block(scopes: Iterable[str]) -> str | None:
     return next((match.group() for match in matches if match), None)
 
 
-def _values_of_the_picture(graph: onnx.ModelProto) -> set[str]:
+def values_of_the_picture(graph: onnx.ModelProto) -> set[str]:
     """Values that are the picture, moved or scaled but not yet multiplied by weights."""
     moves = {"Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Mul", "Sub", "Add"}
     values = {INPUT_NAME}

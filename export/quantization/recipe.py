@@ -70,12 +70,12 @@ class Recipe:
     @cached_property
     def sensitivity(self) -> dict[str, float]:
         """Relative error of the logits with one block alone in int8, by block."""
-        errors = {}
-        for block in self.blocks:
-            others = [name for name in self.blocks if name != block]
-            graph = self.quantized(float_blocks=others)
-            errors[block] = relative_error(self._try(graph), self._trial_logits)
-        return errors
+        return self._alone(lambda others: self.quantized(float_blocks=others))
+
+    @cached_property
+    def weights_sensitivity(self) -> dict[str, float]:
+        """The same with int8 weights alone."""
+        return self._alone(lambda others: self.weights(float_blocks=others))
 
     def quantized(
         self, *, float_blocks: Collection[str] = (), method: Method | None = None
@@ -88,6 +88,17 @@ class Recipe:
         """
         chosen = steps(self.histograms, method or self.method)
         return insert(self.graph, self.products, chosen, float_blocks=float_blocks)
+
+    def weights(self, *, float_blocks: Collection[str] = ()) -> onnx.ModelProto:
+        """The graph with int8 weights, and activations as they are."""
+        return insert(self.graph, self.products, None, float_blocks=float_blocks)
+
+    def _alone(self, graph_with: Callable[[list[str]], onnx.ModelProto]) -> dict[str, float]:
+        errors = {}
+        for block in self.blocks:
+            graph = graph_with([name for name in self.blocks if name != block])
+            errors[block] = relative_error(self._try(graph), self._trial_logits)
+        return errors
 
     @cached_property
     def _trial(self) -> Pixels:
@@ -120,7 +131,7 @@ def search(
     sensitivity: Callable[[], dict[str, float]],
     measure: Callable[[tuple[str, ...]], Loss],
     max_drop: float,
-) -> tuple[str, ...]:
+) -> tuple[str, ...] | None:
     """Return the most sensitive blocks to float, one by one, until the loss is small enough.
 
     Args:
@@ -129,9 +140,8 @@ def search(
         max_drop: allowed loss, points.
 
     Returns:
-        The blocks that stay float. All but one of them at most: where that does not hold either,
-        int8 as a whole cannot, and nothing is gained by giving it up piece by piece, so the
-        result is empty.
+        The blocks that stay float, all but one at most. None where that does not hold either:
+        int8 as a whole cannot, and nothing is gained by giving it up piece by piece.
     """
     if measure(()).points <= max_drop:
         return ()
@@ -141,4 +151,4 @@ def search(
         chosen = tuple(order[:count])
         if measure(chosen).points <= max_drop:
             return chosen
-    return ()
+    return None

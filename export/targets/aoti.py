@@ -1,19 +1,22 @@
 """AOTInductor: PyTorch compiles the model ahead of time, for the device at hand.
 
 The package needs torch to run and none of this project's model code. On CUDA, less-attention
-layers are the operator of `lavit_deploy.kernels`, whose Triton kernel is compiled into it.
+layers are the operator of `lavit_deploy.kernels`, whose Triton kernel is compiled into it, and so
+are the MLPs of narrow tokens where that is faster.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -22,19 +25,44 @@ from torch.export import ExportedProgram
 from export.onnx_graph import DeployableLaViT
 from export.parity import run_artifact
 from export.precision import to_precision
-from export.request import Request
+from export.program import compute_types, exported, precision_found
+from export.request import LessAttention, NarrowMlp, Request
 from export.targets.base import Planned, Progress, Step, Target
 from export.workbench import Workbench, with_precision
-from lavit_deploy.errors import ExportError, UsageError
+from lavit_deploy.errors import ExportError, LavitError, UsageError
 from lavit_deploy.files import sha256_of
+from lavit_deploy.folding.contract import Rewrite
 from lavit_deploy.folding.fold import default_rewrites, fold
-from lavit_deploy.manifest import Artifact, Device, Precision
-from lavit_deploy.runtimes.aoti import AotiRuntime
+from lavit_deploy.kernels.fused_less_attention import FuseLessAttention
+from lavit_deploy.kernels.fused_mlp import WIDTHS
+from lavit_deploy.kernels.narrow_mlps import FuseNarrowMlps
+from lavit_deploy.manifest import Artifact, Device, Kernels, Parity, Precision
+from lavit_deploy.runtimes.aoti import AotiRuntime, cuda_capability
+from lavit_deploy.timing import alternate, median_ms
 
-_COMPUTE = ("linear", "matmul", "mm", "addmm", "bmm", "conv2d", "convolution")
-"""Operators of an exported program whose type decides what it computes in."""
+_RUNS = 20
+_SECONDS = 10.0
 
-_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+Form = Literal["native", "fused"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A compiled package that was compared with the float32 model.
+
+    Attributes:
+        mlp: which form its narrow MLPs have.
+        file: the package.
+        program: what it was compiled from.
+        seconds: time that took.
+        parity: the comparison.
+    """
+
+    mlp: Form
+    file: Path
+    program: ExportedProgram
+    seconds: float
+    parity: Parity
 
 
 @dataclass(frozen=True)
@@ -44,10 +72,15 @@ class AotiTarget(Target):
     Attributes:
         precisions: which to build.
         device: what to compile for.
+        mlp: form of the narrow MLPs.
+        less_attention: form of the less-attention layers; an operator needs no library, so
+            everything but "native" means the operator where there is a GPU.
     """
 
     precisions: tuple[Precision, ...]
     device: Device
+    mlp: NarrowMlp = "auto"
+    less_attention: LessAttention = "auto"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -56,24 +89,28 @@ class AotiTarget(Target):
     def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
         for precision in self.precisions:
             progress(f"aoti-{precision}")
-            yield self._artifact(bench, folder, precision)
+            yield self._artifact(bench, folder, precision, progress)
 
-    def _artifact(self, bench: Workbench, folder: Path, precision: Precision) -> Artifact:
+    def _artifact(
+        self, bench: Workbench, folder: Path, precision: Precision, progress: Progress
+    ) -> Artifact:
+        name = f"aoti-{precision}"
+        forms, why = self._forms(bench)
         file = folder / f"model.{precision}.{self.device}.pt2"
-        start = time.perf_counter()
-        program = exported(deployable(bench, precision, self.device), bench, self.device)
-        compile_package(program, file, self.device)
-        seconds = time.perf_counter() - start
-        with AotiRuntime(
-            file,
-            max_batch=bench.batch.maximum,
-            image_size=bench.checkpoint.config.image_size,
-            device=self.device,
-        ) as runtime:
-            logits = run_artifact(runtime, bench.pictures.images, bench.sizes)
-        types, found = compute_types(program), precision_found(program)
+        with tempfile.TemporaryDirectory() as scratch:
+
+            def made(form: Form) -> Candidate:
+                progress(f"{name}: {form} MLPs")
+                return self._candidate(bench, Path(scratch), precision, form)
+
+            if len(forms) == 1:
+                chosen = made(forms[0])
+            else:
+                chosen, why = self._faster(made, bench)
+            shutil.move(chosen.file, file)
+        found = precision_found(chosen.program)
         return Artifact(
-            name=f"aoti-{precision}",
+            name=name,
             file=file.name,
             sha256=sha256_of(file),
             size_bytes=file.stat().st_size,
@@ -83,12 +120,110 @@ class AotiTarget(Target):
             precision_requested=precision,
             precision_found=found,
             folded=bench.folded is not None,
-            compute_types=dict(types),
+            compute_types=dict(compute_types(chosen.program)),
             batch=bench.batch,
             devices=(self.device,),
             device=self.device,
-            build_seconds=round(seconds, 2),
-            parity=with_precision(bench.verdict(logits, precision, None), precision, found),
+            compute_capability=cuda_capability() if self.device == "cuda" else None,
+            kernels=Kernels(
+                less_attention="fused" if self._fuses_less_attention(bench) else "native",
+                mlp=chosen.mlp,
+                mlp_why=why,
+            ),
+            build_seconds=round(chosen.seconds, 2),
+            parity=with_precision(chosen.parity, precision, found),
+        )
+
+    def _forms(self, bench: Workbench) -> tuple[tuple[Form, ...], str]:
+        """Forms of the narrow MLPs to build, and why these.
+
+        Raises:
+            ExportError: the fused form is asked for and the model has no layer for it.
+        """
+        if self.mlp == "native":
+            return ("native",), "asked for"
+        if bench.folded is None:
+            obstacle = "the graph is not folded"
+        elif not any(dim in WIDTHS for dim in bench.checkpoint.config.dims):
+            obstacle = f"no stage of {', '.join(map(str, WIDTHS))} channels"
+        else:
+            obstacle = ""
+        if self.mlp == "fused":
+            if obstacle:
+                raise ExportError(f"--mlp fused: {obstacle}")
+            return ("fused",), "asked for"
+        if obstacle or self.device != "cuda":
+            return ("native",), obstacle or "no GPU here to time the kernel on"
+        return ("native", "fused"), ""
+
+    def _candidate(
+        self, bench: Workbench, scratch: Path, precision: Precision, form: Form
+    ) -> Candidate:
+        file = scratch / f"{form}.pt2"
+        start = time.perf_counter()
+        program = exported(self._module(bench, precision, form), bench, self.device)
+        compile_package(program, file, self.device)
+        seconds = time.perf_counter() - start
+        with self._open(file, bench) as runtime:
+            logits = run_artifact(runtime, bench.pictures.images, bench.sizes)
+        return Candidate(form, file, program, seconds, bench.verdict(logits, precision, None))
+
+    def _module(self, bench: Workbench, precision: Precision, form: Form) -> nn.Module:
+        """What to compile: uint8 pictures [B, H, W, 3] -> float32 logits [B, K]."""
+        if bench.folded is None:
+            literal = to_precision(bench.model, precision)
+            return DeployableLaViT(literal, bench.checkpoint.preprocess).eval().to(self.device)
+        rewrites: list[Rewrite] = []
+        if self._fuses_less_attention(bench):
+            rewrites.append(FuseLessAttention())
+        if form == "fused":
+            rewrites.append(FuseNarrowMlps())
+        folded = bench.folded
+        if rewrites:
+            every = (*default_rewrites(), *rewrites)
+            folded = fold(bench.model, bench.checkpoint.preprocess, rewrites=every).model
+        return to_precision(folded, precision).eval().to(self.device)
+
+    def _fuses_less_attention(self, bench: Workbench) -> bool:
+        wanted = self.device == "cuda" and self.less_attention != "native"
+        return wanted and bench.folded is not None
+
+    def _faster(self, made: Callable[[Form], Candidate], bench: Workbench) -> tuple[Candidate, str]:
+        """The faster of the two forms on this GPU, and why it was taken.
+
+        Nobody asked for the fused form, so one that fails loses and does not end the export.
+        """
+        native = made("native")
+        try:
+            fused = made("fused")
+        except LavitError as error:
+            return native, f"the fused form failed: {error}"
+        if native.parity.passed != fused.parity.passed:
+            good, bad = (native, fused) if native.parity.passed else (fused, native)
+            return good, f"the {bad.mlp} form failed parity: {bad.parity.reason}"
+        milliseconds = self._time((native, fused), bench)
+        best = min((native, fused), key=lambda item: milliseconds[item.mlp])
+        times = ", ".join(f"{form} {value:.2f} ms" for form, value in milliseconds.items())
+        return best, f"faster at batch {bench.batch.optimum}: {times}"
+
+    def _time(self, candidates: tuple[Candidate, ...], bench: Workbench) -> dict[str, float]:
+        images = bench.pictures.images
+        batch = images[[index % len(images) for index in range(bench.batch.optimum)]]
+        runtimes = {item.mlp: self._open(item.file, bench) for item in candidates}
+        calls: dict[str, Callable[[], object]] = {
+            form: partial(runtime.infer, batch) for form, runtime in runtimes.items()
+        }
+        seconds = alternate(calls, runs=_RUNS, budget_seconds=_SECONDS)
+        for runtime in runtimes.values():
+            runtime.close()
+        return {form: median_ms(values) for form, values in seconds.items()}
+
+    def _open(self, file: Path, bench: Workbench) -> AotiRuntime:
+        return AotiRuntime(
+            file,
+            max_batch=bench.batch.maximum,
+            image_size=bench.checkpoint.config.image_size,
+            device=self.device,
         )
 
 
@@ -96,8 +231,16 @@ def plan_aoti(request: Request) -> Planned:
     """Float32 and the half precision that was asked for; by its name, or on CUDA.
 
     Raises:
-        UsageError: asked for by name, and there is no C++ compiler.
+        UsageError: asked for by name, and there is no C++ compiler; or an option is for packages
+            that are not built.
     """
+    planned = _planned(request)
+    if request.mlp == "fused" and planned.target is None:
+        raise UsageError("--mlp fused is for AOTInductor's packages: add --target aoti")
+    return planned
+
+
+def _planned(request: Request) -> Planned:
     cuda = request.device == "cuda"
     if not request.names("aoti"):
         if not request.wants("aoti"):
@@ -118,40 +261,8 @@ def plan_aoti(request: Request) -> Planned:
         steps.append(Step(f"aoti-{request.half}", "build", "the same in half precision"))
     names = frozenset(f"aoti-{precision}" for precision in precisions)
     extras = frozenset() if request.names("aoti") else names
-    return Planned(tuple(steps), AotiTarget(precisions, request.device), extras)
-
-
-def deployable(bench: Workbench, precision: Precision, device: Device) -> nn.Module:
-    """What to compile: uint8 pictures [B, H, W, 3] -> float32 logits [B, K]."""
-    if bench.folded is None:
-        literal = to_precision(bench.model, precision)
-        return DeployableLaViT(literal, bench.checkpoint.preprocess).eval().to(device)
-    folded = bench.folded
-    if device == "cuda":
-        from lavit_deploy.kernels.fused_less_attention import FuseLessAttention
-
-        rewrites = (*default_rewrites(), FuseLessAttention())
-        folded = fold(bench.model, bench.checkpoint.preprocess, rewrites=rewrites).model
-    return to_precision(folded, precision).eval().to(device)
-
-
-def exported(module: nn.Module, bench: Workbench, device: Device) -> ExportedProgram:
-    """The model's graph with a dynamic batch.
-
-    Raises:
-        ExportError: PyTorch could not trace it.
-    """
-    height, width = bench.checkpoint.config.image_size
-    channels = bench.checkpoint.config.in_channels
-    # Two images, because torch.export treats a size of one as a constant.
-    example = torch.zeros(2, height, width, channels, dtype=torch.uint8, device=device)
-    dimension = torch.export.Dim("batch", min=1, max=max(bench.batch.maximum, 2))
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.export.export(module, (example,), dynamic_shapes=({0: dimension},))
-    except Exception as error:
-        raise ExportError(f"PyTorch could not export the model: {error}") from error
+    target = AotiTarget(precisions, request.device, request.mlp, request.engine.less_attention)
+    return Planned(tuple(steps), target, extras)
 
 
 def compile_package(program: ExportedProgram, file: Path, device: Device) -> None:
@@ -172,32 +283,3 @@ def compile_package(program: ExportedProgram, file: Path, device: Device) -> Non
             )
     except Exception as error:
         raise ExportError(f"AOTInductor could not compile the model: {error}") from error
-
-
-def compute_types(program: ExportedProgram) -> Counter[str]:
-    """Number of matrix products and convolutions of a program by element type."""
-    return Counter(_type_of(node.args[0]) for node in _products(program))
-
-
-def precision_found(program: ExportedProgram) -> str:
-    """The precision that a program computes in: the type of most weights of its products.
-
-    As for ONNX graphs (`export.precision.precision_found`), weights are counted and not operators.
-    """
-    weights: Counter[str] = Counter()
-    for node in _products(program):
-        for factor in node.args[:2]:
-            if isinstance(factor, torch.fx.Node) and factor.op == "placeholder":
-                weights[_type_of(factor)] += factor.meta["val"].numel()
-    return weights.most_common(1)[0][0] if weights else "none"
-
-
-def _products(program: ExportedProgram) -> Iterator[torch.fx.Node]:
-    for node in program.graph.nodes:
-        if node.op == "call_function" and node.target.__name__.split(".")[0] in _COMPUTE:
-            yield node
-
-
-def _type_of(factor: object) -> str:
-    dtype = factor.meta["val"].dtype  # type: ignore[attr-defined] # a node of the graph
-    return _TYPES.get(dtype, str(dtype))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from export.mobile.target import Format, Variant, plan_format
-from export.request import Request
-from export.targets.base import Planned
+from export.mobile.target import Format, Variant
 
 COREML = Format(
     name="coreml",
@@ -18,12 +16,3 @@ COREML = Format(
     requirement="coremltools==9.0 scikit-learn torch==2.13.0",
     method="saved program executed in PyTorch, results rounded to fp16; not run on a device",
 )
-
-
-def plan_coreml(request: Request) -> Planned:
-    """Half precision, and two ways to store fewer bits.
-
-    Raises:
-        MissingDependencyError: asked for by name and not installed.
-    """
-    return plan_format(COREML, request)

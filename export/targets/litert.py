@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from export.mobile.target import Format, Variant, plan_format
-from export.request import Request
-from export.targets.base import Planned
+from export.mobile.target import Format, Variant
 
 LITERT = Format(
     name="litert",
@@ -15,14 +13,7 @@ LITERT = Format(
         Variant("litert-int8", "int8.tflite", "int8", "a quarter of the size, integer products"),
     ),
     modules=("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
-    requirement="litert-torch==0.10.0 ai-edge-quantizer==0.10.0 ai-edge-litert==2.3.0",
+    requirement=(
+        "litert-torch==0.10.0 ai-edge-quantizer==0.10.0 ai-edge-litert==2.3.0 torch==2.13.0"
+    ),
 )
-
-
-def plan_litert(request: Request) -> Planned:
-    """Float, half, and int8 with ranges of activations taken as they come.
-
-    Raises:
-        MissingDependencyError: asked for by name and not installed.
-    """
-    return plan_format(LITERT, request)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from export.mobile.target import Format, Variant, plan_format
-from export.request import Request
-from export.targets.base import Planned
+from export.mobile.target import Format, Variant
 
 NCNN = Format(
     name="ncnn",
@@ -16,12 +14,3 @@ NCNN = Format(
     modules=("ncnn", "pnnx", "torch"),
     requirement="ncnn==1.0.20261020 pnnx==20261020 torch==2.13.0",
 )
-
-
-def plan_ncnn(request: Request) -> Planned:
-    """Weights in float32 and float16.
-
-    Raises:
-        MissingDependencyError: asked for by name and not installed.
-    """
-    return plan_format(NCNN, request)

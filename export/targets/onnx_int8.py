@@ -12,10 +12,11 @@ import onnx
 from export.onnx_graph import OPSET
 from export.parity import run_artifact
 from export.quantization.asked import Quantize
+from export.quantization.calibration import Split
+from export.quantization.holding import hold
 from export.quantization.judging import Judge
-from export.quantization.qdq import insert
 from export.quantization.readback import onnxruntime_types
-from export.quantization.recipe import Recipe, search
+from export.quantization.recipe import Recipe
 from export.quantization.sensitivity import write_sensitivity
 from export.request import Request
 from export.targets.base import Planned, Progress, Step, Target
@@ -24,6 +25,9 @@ from lavit_deploy.files import atomic_path, sha256_of
 from lavit_deploy.manifest import Artifact, Precision, Quantization
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
+
+_LISTED = 20
+"""Unreadable files that the plan names."""
 
 _LABELS = ("onnx-int8", "onnx-int8-weights")
 
@@ -46,7 +50,7 @@ class OnnxInt8Target(Target):
         judge = Judge.of(bench, self.quantize)
         recipe = self.quantize.recipe(bench, folder)
         progress("onnx-int8")
-        yield _int8(judge, recipe, folder)
+        yield _int8(judge, recipe, folder, self.quantize.returned)
         progress("onnx-int8-weights")
         yield _weights(judge, recipe, folder)
 
@@ -59,48 +63,61 @@ def plan_onnx_int8(request: Request) -> Planned:
     steps = (
         Step("calibration", "check", f"on {split.calibration.source}"),
         *(Step("warning", "check", text) for text in (split.warning,) if text),
-        *(
-            Step("unreadable", "skip", text)
-            for text in (*split.calibration.skipped, *split.held_out.skipped)
-        ),
+        *(Step("unreadable", "skip", text) for text in _few(split)),
         Step("onnx-int8", "build", "Q/DQ, for ONNX Runtime and TensorRT"),
         Step("onnx-int8-weights", "build", "a quarter of the size, computes in float32"),
     )
     return Planned(steps, OnnxInt8Target(request.quantize), frozenset({"onnx-int8-weights"}))
 
 
-def _int8(judge: Judge, recipe: Recipe, folder: Path) -> Artifact:
+def _few(split: Split) -> tuple[str, ...]:
+    """The unreadable files, and of very many the first ones and their number."""
+    skipped = (*split.calibration.skipped, *split.held_out.skipped)
+    more = len(skipped) - _LISTED
+    return skipped if more <= 0 else (*skipped[:_LISTED], f"and {more} more files")
+
+
+def _int8(
+    judge: Judge, recipe: Recipe, folder: Path, returned: dict[str, tuple[str, ...]]
+) -> Artifact:
     start = time.perf_counter()
     file = folder / "model.int8.onnx"
-
-    def logits_with(float_blocks: tuple[str, ...]) -> Logits:
-        _write(recipe.quantized(float_blocks=float_blocks), file, "int8")
-        return _run(judge, file)
-
-    kept = search(
-        lambda: recipe.sensitivity, lambda kept: judge.loss(logits_with(kept)), judge.max_drop
+    held = hold(
+        judge,
+        lambda: recipe.sensitivity,
+        lambda blocks: _write(recipe.quantized(float_blocks=blocks), file, "int8"),
+        lambda: _run(judge, file),
     )
-    logits = logits_with(kept)
     seconds = time.perf_counter() - start
-    write_sensitivity(folder, recipe.sensitivity, {"onnx-int8": kept})
+    returned["onnx-int8"] = held.float_blocks
+    write_sensitivity(folder, recipe.sensitivity, returned)
     about = Quantization(
         method=recipe.method,
         method_errors={str(key): value for key, value in recipe.method_errors.items()},
-        float_blocks=kept,
+        float_blocks=held.float_blocks,
         sensitivity=recipe.sensitivity,
-        **judge.record(logits, onnx.load(file)),
+        **judge.record(held.logits, onnx.load(file)),
     )
-    return _artifact(judge, file, logits, about, seconds)
+    return _artifact(judge, file, held.logits, about, seconds)
 
 
 def _weights(judge: Judge, recipe: Recipe, folder: Path) -> Artifact:
     start = time.perf_counter()
     file = folder / "model.int8-weights.onnx"
-    _write(insert(recipe.graph, recipe.products, None), file, "int8-weights")
+    held = hold(
+        judge,
+        lambda: recipe.weights_sensitivity,
+        lambda blocks: _write(recipe.weights(float_blocks=blocks), file, "int8-weights"),
+        lambda: _run(judge, file),
+    )
     seconds = time.perf_counter() - start
-    logits = _run(judge, file)
-    about = Quantization(method="weights", **judge.record(logits, onnx.load(file)))
-    return _artifact(judge, file, logits, about, seconds)
+    about = Quantization(
+        method="weights",
+        float_blocks=held.float_blocks,
+        sensitivity=recipe.weights_sensitivity if held.float_blocks else {},
+        **judge.record(held.logits, onnx.load(file)),
+    )
+    return _artifact(judge, file, held.logits, about, seconds)
 
 
 def _write(graph: onnx.ModelProto, file: Path, precision: Precision) -> None:

@@ -16,6 +16,7 @@ from export.parity import run_artifact
 from export.request import Request
 from export.targets.base import Planned, Progress, Step, Target
 from export.workbench import Workbench, with_precision
+from lavit_deploy.errors import ExportError
 from lavit_deploy.files import sha256_of
 from lavit_deploy.manifest import Artifact, ExtraFile, Precision
 from lavit_deploy.preprocess import Pixels
@@ -117,11 +118,17 @@ def ensure_ir(graph: Path, xml: Path) -> ExtraFile:
 
     Returns:
         The `.bin`.
+
+    Raises:
+        ExportError: the graph cannot be read, or the IR not be written.
     """
     weights = xml.with_suffix(".bin")
     if not xml.exists():
         ov = import_openvino()
-        ov.save_model(ov.Core().read_model(graph), xml, compress_to_fp16=False)
+        try:
+            ov.save_model(ov.Core().read_model(graph), xml, compress_to_fp16=False)
+        except RuntimeError as error:  # a full disk, too, which it calls an "iostream error"
+            raise ExportError(f"OpenVINO could not write {graph.name} as {xml}: {error}") from error
     return ExtraFile(
         file=weights.name, sha256=sha256_of(weights), size_bytes=weights.stat().st_size
     )

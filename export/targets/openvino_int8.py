@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -13,10 +13,11 @@ import onnx
 
 from export.parity import run_artifact
 from export.quantization.asked import Quantize
+from export.quantization.holding import hold
 from export.quantization.judging import Judge
-from export.quantization.qdq import insert
 from export.quantization.readback import openvino_precision
-from export.quantization.recipe import Recipe, search
+from export.quantization.recipe import Recipe
+from export.quantization.sensitivity import write_sensitivity
 from export.request import Request
 from export.targets.base import Planned, Progress, Step, Target
 from export.targets.openvino import run_openvino
@@ -34,7 +35,7 @@ class OpenVinoInt8Target(Target):
     Attributes:
         quantize: pictures and the allowed loss.
         rests: precisions of what is not int8, float32 first. One file serves both, so its blocks
-            are chosen for the last one, which loses most.
+            are chosen for the last one, which loses most; where that cannot hold, for another.
     """
 
     quantize: Quantize
@@ -50,8 +51,10 @@ class OpenVinoInt8Target(Target):
         xml = folder / "model.openvino-int8.xml"
         progress(_name("int8", self.rests[0]))
         start = time.perf_counter()
-        kept = _quantize(judge, recipe, xml, self.rests[-1])
+        kept = _quantize(judge, recipe, xml, self.rests)
         seconds = time.perf_counter() - start
+        self.quantize.returned["openvino-int8"] = kept
+        write_sensitivity(folder, recipe.sensitivity, self.quantize.returned)
         graph = recipe.quantized(float_blocks=kept)
         for rest in self.rests:
             if rest != self.rests[0]:
@@ -102,21 +105,20 @@ def _name(precision: Precision, rest: Precision) -> str:
     return f"openvino-{precision}" + ("" if rest == "fp32" else f"-{rest}")
 
 
-def _quantize(judge: Judge, recipe: Recipe, xml: Path, rest: Precision) -> tuple[str, ...]:
+def _quantize(
+    judge: Judge, recipe: Recipe, xml: Path, rests: Sequence[Precision]
+) -> tuple[str, ...]:
     """Write the IR, and give the blocks that stay float in it."""
-    written: list[tuple[str, ...]] = []
-
-    def logits_with(kept: tuple[str, ...]) -> Logits:
-        _write(recipe.quantized(float_blocks=kept), xml)
-        written.append(kept)
-        return _run(judge, xml, rest)
-
-    kept = search(
-        lambda: recipe.sensitivity, lambda kept: judge.loss(logits_with(kept)), judge.max_drop
-    )
-    if written[-1] != kept:
-        _write(recipe.quantized(float_blocks=kept), xml)
-    return kept
+    for rest in reversed(rests):
+        held = hold(
+            judge,
+            lambda: recipe.sensitivity,
+            lambda blocks: _write(recipe.quantized(float_blocks=blocks), xml),
+            partial(_run, judge, xml, rest),
+        )
+        if held.within:
+            return held.float_blocks
+    return ()
 
 
 def _write(graph: onnx.ModelProto, xml: Path) -> None:
@@ -128,11 +130,21 @@ def _write(graph: onnx.ModelProto, xml: Path) -> None:
 def _weights(judge: Judge, recipe: Recipe, folder: Path) -> Artifact:
     xml = folder / "model.openvino-int8-weights.xml"
     start = time.perf_counter()
-    _write(insert(recipe.graph, recipe.products, None), xml)
+    held = hold(
+        judge,
+        lambda: recipe.weights_sensitivity,
+        lambda blocks: _write(recipe.weights(float_blocks=blocks), xml),
+        partial(_run, judge, xml, "fp32"),
+    )
     seconds = time.perf_counter() - start
-    logits = _run(judge, xml, "fp32")
-    about = Quantization(method="weights", rest="fp32", **judge.record(logits, None))
-    return _artifact(judge, xml, logits, about, seconds)
+    about = Quantization(
+        method="weights",
+        rest="fp32",
+        float_blocks=held.float_blocks,
+        sensitivity=recipe.weights_sensitivity if held.float_blocks else {},
+        **judge.record(held.logits, None),
+    )
+    return _artifact(judge, xml, held.logits, about, seconds)
 
 
 def _run(judge: Judge, xml: Path, rest: Precision) -> Logits:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from export.mobile.target import Format, Variant, plan_format
-from export.request import Request
-from export.targets.base import Planned
+from export.mobile.target import Format, Variant
 
 ORT = Format(
     name="ort",
@@ -16,12 +14,3 @@ ORT = Format(
     modules=("onnxruntime",),
     requirement='"lavit-deploy[serve]"',
 )
-
-
-def plan_ort(request: Request) -> Planned:
-    """Both processors.
-
-    Raises:
-        MissingDependencyError: asked for by name and not installed.
-    """
-    return plan_format(ORT, request)

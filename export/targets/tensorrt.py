@@ -21,7 +21,7 @@ from export.targets.base import Planned, Progress, Step, Target
 from export.tensorrt.building import Plan, build_engine, check_compute_capabilities
 from export.tensorrt.stand_in import graph_parity
 from export.workbench import Workbench, with_precision
-from lavit_deploy.errors import ExportError, MissingDependencyError, UsageError
+from lavit_deploy.errors import ExportError, LavitError, MissingDependencyError, UsageError
 from lavit_deploy.files import atomic_path, sha256_of
 from lavit_deploy.gpu import Gpu, covers, find_gpu
 from lavit_deploy.manifest import Artifact, Engine, ExtraFile, Parity, Precision
@@ -82,15 +82,11 @@ class TensorRTTarget(Target):
         name = self._name(precision)
         progress(f"build {name}")
         file = folder / f"model.{name}.engine"
-        chosen, why = self._choose(
-            [
-                self._candidate(
-                    bench, folder, precision, form, lambda step: progress(f"build {name}: {step}")
-                )
-                for form in self._forms()
-            ],
-            bench,
+        candidates, failure = self._candidates(
+            bench, folder, precision, lambda step: progress(f"build {name}: {step}")
         )
+        chosen, why = self._choose(candidates, bench)
+        why = failure or why
         with atomic_path(file) as temporary:
             temporary.write_bytes(chosen.plan.content)
         progress(f"parity of {name}")
@@ -143,6 +139,20 @@ class TensorRTTarget(Target):
             return (asked,)
         both = self.options.plugin is not None and self.gpu is not None
         return ("native", "plugin") if both else ("native",)
+
+    def _candidates(
+        self, bench: Workbench, folder: Path, precision: Precision, progress: Progress
+    ) -> tuple[list[Candidate], str]:
+        """Every form that could be built, and why one could not that nobody asked for."""
+        made, failure = [], ""
+        for form in self._forms():
+            try:
+                made.append(self._candidate(bench, folder, precision, form, progress))
+            except LavitError as error:
+                if not made:  # asked for, or the native form
+                    raise
+                failure = f"the {form} form failed: {error}"
+        return made, failure
 
     def _candidate(
         self,
@@ -211,6 +221,7 @@ class TensorRTTarget(Target):
             max_batch=bench.batch.maximum,
             plugin=self.options.plugin if candidate.form == "plugin" else None,
             weights=weights,
+            host_code=self.options.version_compatible,
             library=self.library,
         )
 

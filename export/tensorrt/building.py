@@ -21,7 +21,13 @@ from export.tensorrt.progress import Phases, Progress, make_monitor
 from export.tensorrt.readback import Found, confirm, read_inspector, read_network
 from lavit_deploy.errors import ExportError, UsageError
 from lavit_deploy.manifest import BatchRange
-from lavit_deploy.runtimes.tensorrt_library import Library, Messages, make_logger
+from lavit_deploy.runtimes.tensorrt_library import (
+    Library,
+    Messages,
+    load_plugin,
+    make_logger,
+    make_runtime,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def build_engine(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # those of its own bindings
         for plugin in plugins:
-            library.module.get_plugin_registry().load_library(str(plugin))
+            load_plugin(library, plugin)
         builder = library.module.Builder(logger)
         network = builder.create_network(_network_flags(library))
         early = cast_first(graph)
@@ -98,7 +104,7 @@ def build_engine(
         found = read_network(library, network)
         plan = bytes(content)
         if gpu:
-            found = _inspected(library, plan, logger, found)
+            found = _inspected(library, plan, logger, found, host_code=options.version_compatible)
         tf32 = bool(config.get_flag(library.module.BuilderFlag.TF32))
     if tf32 and found.precision == "fp32":
         found = replace(found, precision="tf32")
@@ -179,9 +185,16 @@ def check_compute_capabilities(library: Library, asked: tuple[str, ...]) -> None
             )
 
 
-def _inspected(library: Library, plan: bytes, logger: Any, network: Found) -> Found:  # noqa: ANN401 # no types
+def _inspected(
+    library: Library,
+    plan: bytes,
+    logger: Any,  # noqa: ANN401 # as `Library.module`
+    network: Found,
+    *,
+    host_code: bool,
+) -> Found:
     """What the inspector says; what the network says where the inspector lists no product."""
-    runtime = library.module.Runtime(logger)
+    runtime = make_runtime(library, logger, host_code=host_code)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return network  # built for another GPU

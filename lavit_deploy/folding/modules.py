@@ -438,8 +438,11 @@ class FoldedBlock(nn.Module):
             mixed = self.attn(self.norm1(x), scores)
         else:
             mixed, made = self.attn(self.norm1(x), scores)
-        x = x + mixed
-        return x + self.mlp(self.norm2(x)), made
+        return self.feed_forward(x + mixed), made
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The residual MLP: [B, N, D] -> [B, N, D]."""
+        return x + self.mlp(self.norm2(x))
 
 
 class FoldedStage(nn.Module):

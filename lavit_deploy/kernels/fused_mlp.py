@@ -69,7 +69,7 @@ def launch(
         from lavit_deploy.kernels.fused_mlp_kernel import fused_mlp_kernel
     except ImportError:
         raise MissingDependencyError(
-            "triton", extra="gpu", purpose="run the fused MLP on a GPU"
+            "triton", extra="plugin", purpose="run the fused MLP on a GPU"
         ) from None
     hidden, dim = weight1.shape
     if dim not in WIDTHS:

@@ -91,7 +91,7 @@ def launch(
         from lavit_deploy.kernels.less_attention_kernel import less_attention_kernel
     except ImportError:
         raise MissingDependencyError(
-            "triton", extra="gpu", purpose="run less-attention on a GPU"
+            "triton", extra="plugin", purpose="run less-attention on a GPU"
         ) from None
     types = _types(scores, values)
     images, heads, tokens, m = scores.shape

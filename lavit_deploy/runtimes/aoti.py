@@ -14,6 +14,9 @@ from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
 _VECTOR_FEATURES = {"AVX512": "avx512f", "AVX2": "avx2"}
 """Instruction sets in a package's metadata, and as the environment names them."""
 
+_FIRST_EXACT = 90
+"""From this compute capability on (ten times) code is for one GPU alone."""
+
 
 def import_torch() -> Any:  # noqa: ANN401 - a module has no type of its own
     """The torch package.
@@ -30,6 +33,11 @@ def import_torch() -> Any:  # noqa: ANN401 - a module has no type of its own
     return torch
 
 
+def cuda_capability() -> str:
+    """Compute capability of the GPU that torch uses, such as "9.0"."""
+    return ".".join(map(str, import_torch().cuda.get_device_capability()))
+
+
 class AotiRuntime(Runtime):
     """One AOTInductor package (`.pt2`) with input uint8 [B, H, W, 3].
 
@@ -43,7 +51,7 @@ class AotiRuntime(Runtime):
         threads: threads of PyTorch, a setting of the whole process; default: left as it is.
 
     Raises:
-        BundleError: the file is no package, or was compiled for another processor.
+        BundleError: the file is no package, or was compiled for another processor or GPU.
         MissingDependencyError: torch is not installed.
         UsageError: there is no CUDA here, and it is asked for.
     """
@@ -90,7 +98,7 @@ class AotiRuntime(Runtime):
 
 
 def _check_processor(file: Path, metadata: dict[str, str], device: Device) -> None:
-    """Refuse machine code that this processor does not have the instructions for.
+    """Refuse machine code that this processor or GPU does not have the instructions for.
 
     Raises:
         BundleError: it does not.
@@ -98,15 +106,40 @@ def _check_processor(file: Path, metadata: dict[str, str], device: Device) -> No
     built_for = metadata.get("AOTI_DEVICE_KEY", device)
     if built_for != device:
         raise BundleError(f"{file} was compiled for {built_for}, not for {device}")
-    if device == "cpu":
-        here = Environment.here().cpu_features
-        missing = [
-            name
-            for name in metadata.get("AOTI_CPU_ISA", "").split()
-            if name in _VECTOR_FEATURES and _VECTOR_FEATURES[name] not in here
-        ]
-        if missing:
-            raise BundleError(
-                f"{file} was compiled for a processor with {', '.join(missing)}, "
-                f"this one has {', '.join(here) or 'none of it'}: export the checkpoint here"
-            )
+    if device == "cuda":
+        _check_gpu(file, metadata.get("AOTI_COMPUTE_CAPABILITY", ""), cuda_capability())
+        return
+    here = Environment.here().cpu_features
+    missing = [
+        name
+        for name in metadata.get("AOTI_CPU_ISA", "").split()
+        if name in _VECTOR_FEATURES and _VECTOR_FEATURES[name] not in here
+    ]
+    if missing:
+        raise BundleError(
+            f"{file} was compiled for a processor with {', '.join(missing)}, "
+            f"this one has {', '.join(here) or 'none of it'}: export the checkpoint here"
+        )
+
+
+def _check_gpu(file: Path, built_for: str, here: str) -> None:
+    """Refuse code of another generation of GPUs, or of a later one of the same generation.
+
+    Args:
+        file: the package.
+        built_for: compute capability, ten times, as its metadata has it; empty if it does not say.
+        here: compute capability of this GPU.
+
+    Raises:
+        BundleError: the code does not run here.
+    """
+    if not built_for.isdigit():
+        return
+    # Tensor core kernels from 9.0 on are for one compute capability alone (sm_90a).
+    wanted, found = int(built_for), int(here.replace(".", ""))
+    same_generation = wanted // 10 == found // 10 and wanted <= found < _FIRST_EXACT
+    if wanted != found and not same_generation:
+        raise BundleError(
+            f"{file} was compiled for compute capability {wanted // 10}.{wanted % 10}, this GPU "
+            f"has {here}: export the checkpoint here"
+        )

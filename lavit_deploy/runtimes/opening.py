@@ -59,6 +59,7 @@ def open_artifact(
             max_batch=artifact.batch.maximum,
             plugin=bundle.path / artifact.plugin if artifact.plugin else None,
             weights=_weights_of(bundle, artifact),
+            host_code=artifact.engine is not None and artifact.engine.version_compatible,
             cache=cache,
         )
     if artifact.runtime == "aoti":

@@ -1,9 +1,13 @@
 """Engines of TensorRT and TensorRT-RTX on an NVIDIA GPU.
 
-A call takes a free lane: an execution context with a stream, pinned host memory and device memory
-of its own. Copy in, engine, copy out of one batch size are recorded once as a CUDA graph and then
-launched as one; for small batches the many launches of single kernels would cost more than the
-kernels.
+A call takes a free lane: a stream, pinned host memory and device memory of its own. Copy in,
+engine, copy out of one batch size are recorded once as a CUDA graph and then launched as one; for
+small batches the many launches of single kernels would cost more than the kernels.
+
+A recorded graph is bound to the state of the execution context that it was recorded from, and
+changing that, its input's shape too, makes launching the graph undefined. So every graph has a
+context of its own. A lane's contexts share one block of memory for activations, which works because
+a lane does one thing at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import math
 import queue
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +28,15 @@ from lavit_deploy.errors import BundleError, InferenceError
 from lavit_deploy.manifest import Device
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
-from lavit_deploy.runtimes.cuda import Cuda, CudaRuntime
+from lavit_deploy.runtimes.cuda import Bytes, Cuda, CudaRuntime
 from lavit_deploy.runtimes.tensorrt_library import (
     Flavour,
     Library,
     Messages,
     import_library,
+    load_plugin,
     make_logger,
+    make_runtime,
 )
 
 _RTX_CACHE = "tensorrt-rtx.cache"
@@ -37,16 +45,17 @@ _RTX_CACHE = "tensorrt-rtx.cache"
 class TensorRTRuntime(Runtime):
     """An engine with input uint8 [B, H, W, 3] and output float32 [B, K].
 
-    Calls from several threads run at the same time, as many as there are contexts.
+    Calls from several threads run at the same time, as many as there are lanes.
 
     Args:
         file: the serialised engine.
         flavour: which library wrote it.
         max_batch: largest batch to accept.
-        contexts: how many calls may run at once; each has its own buffers.
-        graphs: how many CUDA graphs a context keeps, one for each batch size; 0 for none.
+        lanes: how many calls may run at once; each has its own buffers.
+        graphs: how many CUDA graphs a lane keeps, one for each batch size; 0 for none.
         plugin: library with the plugins that the engine needs.
         weights: ONNX file that fills in the weights of a stripped engine.
+        host_code: the engine brings code for the CPU, as version-compatible ones do.
         cache: folder where TensorRT-RTX keeps what it compiles for this GPU; default: nowhere.
         library: the imported library; default: import it.
         cuda: the CUDA runtime; default: that of `cuda-bindings`.
@@ -65,10 +74,11 @@ class TensorRTRuntime(Runtime):
         *,
         flavour: Flavour,
         max_batch: int,
-        contexts: int = 2,
+        lanes: int = 2,
         graphs: int = 16,
         plugin: Path | None = None,
         weights: Path | None = None,
+        host_code: bool = False,
         cache: Path | None = None,
         library: Library | None = None,
         cuda: Cuda | None = None,
@@ -80,28 +90,28 @@ class TensorRTRuntime(Runtime):
         self._messages = Messages()
         self._logger = make_logger(library, self._messages)  # the engine does not own it
         self._lanes: list[_Lane] = []
-        self._free: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+        # None tells threads that wait for a lane that there will be none.
+        self._free: queue.SimpleQueue[_Lane | None] = queue.SimpleQueue()
         self._closed = False
         self._closing = threading.Lock()
         if plugin is not None:
-            library.module.get_plugin_registry().load_library(str(plugin))
+            load_plugin(library, plugin)
+        self._runtime = make_runtime(library, self._logger, host_code=host_code)
         self._engine = self._load(library, file, weights)
         ports = _ports(library, self._engine, file)
         self.input = TensorSpec("uint8", (None, *ports.sizes))
-        self._runtime_cache = _RuntimeCache(library, self._engine, cache)
+        self._contexts = _Contexts(library, self._engine, cache)
         try:
-            for _ in range(contexts):
-                context = self._runtime_cache.context()
-                self._lanes.append(_Lane(cuda, context, ports, max_batch, graphs))
+            for _ in range(lanes):
+                lane = _Lane(cuda, self._contexts, ports, max_batch, graphs)
+                self._lanes.append(lane)
+                self._free.put(lane)
         except BaseException:
             self.close()
             raise
-        for lane in self._lanes:
-            self._free.put(lane)
 
     def _load(self, library: Library, file: Path, weights: Path | None) -> Any:  # noqa: ANN401 # no published types
-        runtime = library.module.Runtime(self._logger)
-        engine = runtime.deserialize_cuda_engine(file.read_bytes())
+        engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
         if engine is None:
             raise BundleError(f"{library.title} cannot load {file}: {self._messages.summary()}")
         if weights is not None:
@@ -114,9 +124,10 @@ class TensorRTRuntime(Runtime):
         return sum(len(lane.plain) for lane in self._lanes)
 
     def _infer(self, images: Pixels) -> Logits:
-        if self._closed:
-            raise InferenceError(f"this {self.name} engine is closed")
         lane = self._free.get()
+        if lane is None:
+            self._free.put(None)  # for the next thread that waits
+            raise InferenceError(f"this {self.name} engine is closed")
         try:
             return lane.infer(images)
         finally:
@@ -127,12 +138,16 @@ class TensorRTRuntime(Runtime):
             if self._closed:
                 return
             self._closed = True
+            for _ in self._lanes:
+                self._free.get()  # waits for the call that has it
+            self._free.put(None)
         for lane in self._lanes:
             lane.close()
         self._lanes = []
         with suppress(OSError):  # what it compiled is compiled again on the next start
-            self._runtime_cache.keep()
-        self._engine = None
+            self._contexts.keep()
+        # In this order: contexts went with the lanes, an engine goes before its runtime.
+        del self._contexts, self._engine, self._runtime
 
 
 class _Ports:
@@ -151,38 +166,116 @@ class _Ports:
         self.classes = classes
 
 
+class _Contexts:
+    """Execution contexts of an engine, which take their memory for activations from us.
+
+    Attributes:
+        activation_bytes: what a context needs, for the largest batch.
+    """
+
+    def __init__(self, library: Library, engine: Any, cache: Path | None) -> None:  # noqa: ANN401 # no published types
+        trt = library.module
+        self._engine = engine
+        self._strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self.activation_bytes = int(engine.device_memory_size_v2)
+        self._config: Any = None
+        self._file: Path | None = None
+        if not library.is_rtx:
+            return
+        # TensorRT-RTX compiles an engine's kernels for the GPU at hand when it is first run.
+        self._config = engine.create_runtime_config()
+        self._config.set_execution_context_allocation_strategy(self._strategy)
+        # Not in the background: a graph would keep the stopgaps that run until that is done.
+        kinds = trt.DynamicShapesKernelSpecializationStrategy
+        self._config.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER
+        if cache is not None:
+            self._file = cache / _RTX_CACHE
+            self._cache = self._config.create_runtime_cache()
+            if self._file.exists():
+                self._cache.deserialize(self._file.read_bytes())
+            self._config.set_runtime_cache(self._cache)
+
+    def make(self, ports: _Ports, pixels: int, logits: int, activations: int) -> Any:  # noqa: ANN401 # no published types
+        """A new execution context.
+
+        Args:
+            ports: the engine's input and output.
+            pixels: address of the input on the GPU.
+            logits: address of the output.
+            activations: address of `activation_bytes`, which no other work uses meanwhile.
+
+        Raises:
+            InferenceError: there is not enough device memory, or an address is refused.
+        """
+        argument = self._strategy if self._config is None else self._config
+        context = self._engine.create_execution_context(argument)
+        if context is None:
+            raise InferenceError("no execution context: the GPU has too little free memory")
+        context.set_device_memory(activations, self.activation_bytes)
+        for name, address in ((ports.input, pixels), (ports.output, logits)):
+            if not context.set_tensor_address(name, address):
+                raise InferenceError(f"the engine refuses the address of {name}")
+        return context
+
+    def keep(self) -> None:
+        """Write what was compiled for the next start."""
+        if self._file is not None:
+            from lavit_deploy.files import atomic_path
+
+            with atomic_path(self._file) as temporary:
+                temporary.write_bytes(bytes(self._cache.serialize()))
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A CUDA graph, and the context that must stay as it was when the graph was recorded."""
+
+    graph: int
+    context: Any
+
+
 class _Lane:
-    """One execution context, its stream, its buffers and its CUDA graphs."""
+    """A stream, its buffers, its execution contexts and their CUDA graphs."""
 
     def __init__(
         self,
         cuda: Cuda,
-        context: Any,  # noqa: ANN401 # no published types
+        contexts: _Contexts,
         ports: _Ports,
         max_batch: int,
         most_graphs: int,
     ) -> None:
         self._cuda = cuda
-        self._context = context
         self._ports = ports
         self._most_graphs = most_graphs
-        self._graphs: OrderedDict[int, int] = OrderedDict()
+        self._graphs: OrderedDict[int, _Recorded] = OrderedDict()
         self.plain: set[int] = set()
         self._image_bytes = math.prod(ports.sizes)
         self._row_bytes = ports.classes * np.dtype(np.float32).itemsize
         with ExitStack() as stack:  # what was allocated before a failure is given back
+
+            def device_memory(size: int) -> int:
+                address = cuda.device_memory(size)
+                stack.callback(cuda.free_device, address)
+                return address
+
+            def host_memory(size: int) -> Bytes:
+                memory = cuda.host_memory(size)
+                stack.callback(cuda.free_host, memory)
+                return memory
+
             self._stream = cuda.create_stream()
             stack.callback(cuda.destroy_stream, self._stream)
-            self._pixels = cuda.host_memory(max_batch * self._image_bytes)
-            stack.callback(cuda.free_host, self._pixels)
-            self._logits = cuda.host_memory(max_batch * self._row_bytes)
-            stack.callback(cuda.free_host, self._logits)
-            self._device_pixels = cuda.device_memory(max_batch * self._image_bytes)
-            stack.callback(cuda.free_device, self._device_pixels)
-            self._device_logits = cuda.device_memory(max_batch * self._row_bytes)
-            stack.callback(cuda.free_device, self._device_logits)
-            self._context.set_tensor_address(ports.input, self._device_pixels)
-            self._context.set_tensor_address(ports.output, self._device_logits)
+            self._pixels = host_memory(max_batch * self._image_bytes)
+            self._logits = host_memory(max_batch * self._row_bytes)
+            self._device_pixels = device_memory(max_batch * self._image_bytes)
+            self._device_logits = device_memory(max_batch * self._row_bytes)
+            activations = device_memory(max(contexts.activation_bytes, 1))
+            self._new_context: Callable[[], Any] = lambda: contexts.make(
+                ports, self._device_pixels, self._device_logits, activations
+            )
+            self._context = self._new_context()  # of calls without a graph
+            self._spare: list[Any] = []  # contexts of no graph, to record another one from
             self._resources = stack.pop_all()
 
     def infer(self, images: Pixels) -> Logits:
@@ -193,7 +286,7 @@ class _Lane:
         try:
             graph = self._graph(batch)
             if graph is None:
-                self._enqueue(batch)
+                self._enqueue(self._context, batch)
             else:
                 self._cuda.launch(graph, self._stream)
             self._cuda.synchronise(self._stream)
@@ -208,27 +301,38 @@ class _Lane:
         """The graph of a batch size, recorded when the size is first met; None to do without."""
         if batch in self._graphs:
             self._graphs.move_to_end(batch)
-            return self._graphs[batch]
+            return self._graphs[batch].graph
         if not self._most_graphs or batch in self.plain:
             return None
-        self._enqueue(batch)  # the first run of a shape may allocate, which a recording must not
-        self._cuda.synchronise(self._stream)
-        graph = self._record(batch)
-        if graph is None:
+        if len(self._graphs) == self._most_graphs:
+            _, oldest = self._graphs.popitem(last=False)
+            self._cuda.destroy_graph(oldest.graph)
+            self._spare.append(oldest.context)
+        try:
+            context = self._spare.pop() if self._spare else self._new_context()
+        except InferenceError:  # no memory for one more; the first context still runs every size
             self.plain.add(batch)
             return None
-        self._graphs[batch] = graph
-        if len(self._graphs) > self._most_graphs:
-            _, oldest = self._graphs.popitem(last=False)
-            self._cuda.destroy_graph(oldest)
+        graph = self._record(context, batch)
+        if graph is None:
+            self.plain.add(batch)
+            self._spare.append(context)
+            return None
+        self._graphs[batch] = _Recorded(graph, context)
         return graph
 
-    def _record(self, batch: int) -> int | None:
-        """A graph of one run; None if something in it cannot be recorded."""
+    def _record(self, context: Any, batch: int) -> int | None:  # noqa: ANN401 # no published types
+        """A graph of one run; None if something in it cannot be recorded.
+
+        Raises:
+            InferenceError: the run failed, recorded or not.
+        """
+        self._enqueue(context, batch)  # the first run of a shape may allocate, a recording must not
+        self._cuda.synchronise(self._stream)
         self._cuda.begin_capture(self._stream)
         failed = False
         try:
-            self._enqueue(batch)
+            self._enqueue(context, batch)
         except InferenceError:
             failed = True
         try:
@@ -240,7 +344,7 @@ class _Lane:
             return None
         return graph
 
-    def _enqueue(self, batch: int) -> None:
+    def _enqueue(self, context: Any, batch: int) -> None:  # noqa: ANN401 # no published types
         """Queue copy in, engine, copy out.
 
         Raises:
@@ -248,9 +352,9 @@ class _Lane:
         """
         cuda, stream = self._cuda, self._stream
         cuda.to_device(self._device_pixels, self._pixels, batch * self._image_bytes, stream)
-        if not self._context.set_input_shape(self._ports.input, (batch, *self._ports.sizes)):
+        if not context.set_input_shape(self._ports.input, (batch, *self._ports.sizes)):
             raise InferenceError(f"the engine's profile has no batch of {batch}")
-        if not self._context.execute_async_v3(stream):
+        if not context.execute_async_v3(stream):
             raise InferenceError(f"the engine could not be started with a batch of {batch}")
         cuda.to_host(self._logits, self._device_logits, batch * self._row_bytes, stream)
 
@@ -258,46 +362,11 @@ class _Lane:
         with suppress(InferenceError):
             self._cuda.synchronise(self._stream)
         while self._graphs:
-            _, graph = self._graphs.popitem()
-            self._cuda.destroy_graph(graph)
-        self._context = None
+            _, recorded = self._graphs.popitem()
+            self._cuda.destroy_graph(recorded.graph)
+        self._context, self._spare = None, []
+        del self._new_context
         self._resources.close()
-
-
-class _RuntimeCache:
-    """TensorRT-RTX compiles an engine's kernels for the GPU at hand when it is first run."""
-
-    def __init__(self, library: Library, engine: Any, folder: Path | None) -> None:  # noqa: ANN401 # no published types
-        self._engine = engine
-        self._file = folder / _RTX_CACHE if folder is not None and library.is_rtx else None
-        self._config: Any = None
-        if self._file is None:
-            return
-        self._config = engine.create_runtime_config()
-        self._cache = self._config.create_runtime_cache()
-        if self._file.exists():
-            self._cache.deserialize(self._file.read_bytes())
-        self._config.set_runtime_cache(self._cache)
-
-    def context(self) -> Any:  # noqa: ANN401 # no published types
-        """A new execution context.
-
-        Raises:
-            InferenceError: there is not enough device memory.
-        """
-        arguments = () if self._config is None else (self._config,)
-        context = self._engine.create_execution_context(*arguments)
-        if context is None:
-            raise InferenceError("no execution context: the GPU has too little free memory")
-        return context
-
-    def keep(self) -> None:
-        """Write what was compiled for the next start."""
-        if self._file is not None:
-            from lavit_deploy.files import atomic_path
-
-            with atomic_path(self._file) as temporary:
-                temporary.write_bytes(bytes(self._cache.serialize()))
 
 
 def _ports(library: Library, engine: Any, file: Path) -> _Ports:  # noqa: ANN401 # no published types

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from lavit_deploy.errors import MissingDependencyError
+from lavit_deploy.errors import BundleError, MissingDependencyError
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 """Also the name of the Python module and of the runtime in a manifest."""
@@ -67,6 +68,43 @@ def import_library(flavour: Flavour) -> Library:
             flavour, extra=_EXTRAS[flavour], purpose=f"build or run {_TITLES[flavour]} engines"
         ) from None
     return Library(flavour, module)
+
+
+_PLUGIN = ("LessAttention", "lavit")
+"""Name and namespace of the one plugin of this project."""
+
+
+def load_plugin(library: Library, file: Path) -> None:
+    """Register the plugins of a shared library, once in a process.
+
+    TensorRT refuses a library whose plugins are there already, so a second engine with the plugin
+    must not load it again.
+
+    Raises:
+        BundleError: it cannot be loaded.
+    """
+    registry = library.module.get_plugin_registry()
+    if any((item.name, item.plugin_namespace) == _PLUGIN for item in registry.all_creators):
+        return
+    if registry.load_library(str(file)) is None:
+        raise BundleError(
+            f"{library.title} {library.version} cannot load the plugin {file}: "
+            "build it with the headers of this version (docs/plugin.md)"
+        )
+
+
+def make_runtime(library: Library, logger: Any, *, host_code: bool = False) -> Any:  # noqa: ANN401 # as `Library.module`
+    """A runtime of the library; it must live as long as the engines that it loads.
+
+    Args:
+        library: the library.
+        logger: what `make_logger` gave.
+        host_code: let an engine bring code for the CPU: version-compatible ones hold a runtime.
+    """
+    runtime = library.module.Runtime(logger)
+    if host_code:
+        runtime.engine_host_code_allowed = True
+    return runtime
 
 
 @dataclass

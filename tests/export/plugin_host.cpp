@@ -1,5 +1,5 @@
 // The plugin's launch with a CUDA runtime that only takes notes: what would be run on a GPU.
-//   plugin_host CAPABILITY BATCH HEADS TOKENS KEYS CHANNELS WITH_SCORES
+//   plugin_host CAPABILITY BATCH HEADS TOKENS KEYS CHANNELS WITH_SCORES [ADDRESS OF THE SCORES]
 // prints grid, threads, shared memory and the kernel's numbers.
 #include "kernel_library.hpp"
 
@@ -53,14 +53,14 @@ cudaError_t cudaLaunchKernel(void const*, dim3 grid, dim3 block, void** argument
 }
 }
 
-int main(int, char** given)
+int main(int count, char** given)
 {
     gCapability = std::atoi(given[1]);
     lavit::Problem const problem{nvinfer1::DataType::kHALF, nvinfer1::DataType::kHALF, std::atoi(given[2]),
         std::atoi(given[3]), std::atoi(given[4]), std::atoi(given[5]), std::atoi(given[6])};
     auto const at = [](size_t place) { return reinterpret_cast<void*>(place); };
     lavit::Operands const operands{
-        at(16), at(32), at(48), at(64), at(80), at(96), std::atoi(given[7]) != 0 ? at(112) : nullptr};
+        at(count > 8 ? std::strtoul(given[8], nullptr, 10) : 16), at(32), at(48), at(64), at(80), at(96), std::atoi(given[7]) != 0 ? at(112) : nullptr};
     for (int call = 0; call < 2; ++call)
     {
         auto const fault = lavit::launch(problem, operands, nullptr);

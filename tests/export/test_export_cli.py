@@ -1,22 +1,28 @@
 import dataclasses
 import io
 import json
+import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from export.cli import main, make_parser, read_classes
 from export.departure import first_departure
 from export.onnx_graph import write_onnx
 from export.parity import TOLERANCES, compare, reference_logits
-from export.pictures import folder_pictures, sample_pictures
+from export.pictures import Pictures, folder_pictures, sample_pictures
+from export.pipeline import Job
 from export.plan import make_plan
+from export.report import print_plan, print_result
 from export.request import Request
 from export.targets.openvino import OpenVinoTarget, run_openvino
 from lavit_deploy.bundle import Bundle
@@ -163,7 +169,7 @@ def test_bf16_says_that_it_was_not_run_as_it_is(tiny_checkpoint_file, tmp_path):
 
 def test_class_names_are_read_from_text_and_json(tmp_path):
     text, table = tmp_path / "c.txt", tmp_path / "c.json"
-    text.write_text("tabby cat\negyptian cat\n\n")
+    text.write_text("tabby cat\negyptian cat\n\n", encoding="utf-8-sig")  # as Notepad writes it
     table.write_text(json.dumps(["tabby cat", "egyptian cat"]))
     assert read_classes(text, 2) == read_classes(table, 2) == ("tabby cat", "egyptian cat")
     with pytest.raises(UsageError, match="has 2 names, the model has 3 classes"):
@@ -235,6 +241,7 @@ OPTIONS = {
     "--int8",
     "--la",
     "--max-drop",
+    "--mlp",
     "--mobile",
     "--name",
     "--no-fold",
@@ -282,8 +289,68 @@ def test_a_users_mistake_is_one_message_and_no_traceback(tmp_path, arguments, co
     )
     assert ran.returncode == code
     assert message in ran.stderr
-    assert "Traceback" not in ran.stderr
-    assert io.StringIO(ran.stdout).read() == ""
+    assert len(ran.stderr.splitlines()) == 1, ran.stderr
+    assert ran.stdout == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_nothing(tiny_checkpoint_file, tmp_path, number):
+    program = "import sys; sys.argv[0] = 'lavit-export'; from export.cli import entry; entry()"
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(tmp_path / "b")]
+    command = [sys.executable, "-u", "-c", program, *arguments, "--target", "onnx"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        for line in running.stdout:
+            if line == "  ... build onnx-fp32\n":
+                break
+        assert [path.name.startswith(".b.") for path in tmp_path.iterdir()] == [True]
+        running.send_signal(number)
+        running.stdout.read()
+        assert running.wait(60) == 128 + number
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_done(
+    tiny_checkpoint_file, tmp_path
+):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "sub" / "b.bundle"
+    with pytest.raises(UsageError, match=r"b.bundle cannot be written: .*file: Not a directory"):
+        main(["--ckpt", str(tiny_checkpoint_file), "--out", str(out)])
+
+
+def test_a_log_of_80_columns_cuts_no_table(tiny_bundle):
+    server, *_ = tiny_bundle.manifest.artifacts
+    slow = tuple(item.model_copy(update={"median_ms": 1234.5}) for item in server.timings)
+    names = {"name": "openvino-int8-weights", "precision_found": "int8-weights", "timings": slow}
+    mobile = {
+        "name": "executorch-fp16",
+        "runtime": "executorch",
+        "timings": tuple(item.model_copy(update={"median_ms": 126.4}) for item in slow),
+        "left_operators": {"layer_norm": 117},
+        "left_share": 0.45,
+    }
+    artifacts = (server.model_copy(update=names), server.model_copy(update=names | mobile))
+    manifest = tiny_bundle.manifest.model_copy(update={"artifacts": artifacts})
+    job = SimpleNamespace(folding=None, plan=SimpleNamespace(triton_repository=False))
+    console = Console(file=io.StringIO(), width=80)
+    print_result(console, job, Bundle(tiny_bundle.path, manifest), 1.0)
+    shown = console.file.getvalue()
+    assert "\u2026" not in shown
+    assert "openvino-int8-weights" in shown
+    assert "126.4/126.4" in shown
+    assert "117:45%" in shown
+
+
+def test_names_that_look_like_markup_are_shown_whole(tiny_checkpoint):
+    checkpoint = dataclasses.replace(tiny_checkpoint, file=Path("run[best].pth"))
+    batch = BatchRange(minimum=1, optimum=1, maximum=1)
+    pictures = Pictures(np.zeros((1, 32, 32, 3), np.uint8), "none")
+    job = Job(checkpoint, make_plan(Request(), "cpu"), pictures, batch, "run", fold=False)
+    console = Console(file=io.StringIO(), width=40)
+    print_plan(console, job, Path("a[b]/run[best].bundle"))
+    first, *_ = console.file.getvalue().splitlines()
+    assert first.startswith("run[best].pth: custom, 32 x 32, 5 classes")
+    assert first.endswith(" -> a[b]/run[best].bundle")
 
 
 def test_a_precision_that_was_not_built_fails_the_artifact(

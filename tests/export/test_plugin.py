@@ -23,13 +23,19 @@ from export.early_cast import cast_first
 from export.onnx_graph import write_onnx
 from export.plugin_graph import fold_for_plugin, for_onnxruntime
 from export.plugins import compile_kernels
-from export.plugins.compile_kernels import TARGETS, Variant, compile_variant, variants
+from export.plugins.compile_kernels import (
+    SHARED_BYTES,
+    TARGETS,
+    Variant,
+    compile_variant,
+    variants,
+)
 from export.precision import to_precision
 from lavit_deploy.checkpoint import load_checkpoint, save_checkpoint
 from lavit_deploy.config import lavit_s
-from lavit_deploy.errors import UsageError
+from lavit_deploy.errors import ExportError, UsageError
 from lavit_deploy.kernels.fused_less_attention import round_scores
-from lavit_deploy.kernels.tiles import tile_for
+from lavit_deploy.kernels.tiles import SOME_KEYS, tile_for
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.model import LaViT
 
@@ -268,6 +274,29 @@ def test_the_kernel_is_called_with_the_tile_and_the_numbers_of_the_operator(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        # 3 * 2^30 programs, and 2^32 numbers of P
+        (
+            (80, 2**28, 12, 49, 49, 64, 0),
+            "the shapes are too large: the kernels count to 2147483647",
+        ),
+        ((80, 1, 1, 65536, 49, 64, 0), "the shapes are too large: the kernels count to 2147483647"),
+        ((80, 1, 1, 49, 49, 64, 0, 24), "an address is no multiple of 16"),
+    ],
+)
+def test_what_the_kernels_cannot_be_called_with_is_refused(host, numbers, message):
+    assert host(*numbers) == (1, [message])
+
+
+def test_the_largest_batches_are_within_the_limits(host):
+    """Pictures beyond 2^31 scores: the kernel's offsets of whole pictures are 64 bits wide."""
+    code, lines = host(80, 65536, 8, 196, 49, 64, 1)
+    assert code == 0
+    assert int(lines[0].split()[0]) == 65536 * 8 * 7
+
+
 def test_a_gpu_without_kernels_is_named(host):
     code, lines = host(90, 1, 1, 49, 49, 64, 0)
     assert code == 1
@@ -295,8 +324,28 @@ def test_kernels_are_compiled_with_no_registers_spilled():
     made = compile_variant(first)
     assert made.cubin.startswith(b"\x7fELF")
     assert made.stack == 0
-    assert made.shared <= 99 * 1024  # what an RTX card has for one block
     assert made.registers <= 168  # three blocks of 128 threads on a multiprocessor
+
+
+# The largest tile of each pair of types; sm_86, sm_89 have sm_80's instructions.
+@pytest.mark.parametrize("target", [86, 90, 120])
+@pytest.mark.parametrize("scores", ["fp16", "fp32"])
+def test_the_largest_tiles_fit_into_every_gpus_shared_memory(target, scores):
+    need("triton", "Triton is not installed")
+    largest = next(
+        item
+        for item in variants(target)
+        if (item.scores, item.values) == (scores, scores) and item.most_keys == SOME_KEYS
+    )
+    made = compile_variant(largest)
+    assert 0 < made.shared <= SHARED_BYTES[target]
+
+
+def test_a_kernel_that_wants_too_much_shared_memory_is_not_built(monkeypatch):
+    need("triton", "Triton is not installed")
+    monkeypatch.setitem(compile_kernels.SHARED_BYTES, 86, 1024)
+    with pytest.raises(ExportError, match=r"wants \d+ bytes of shared memory, sm_86 has 1024"):
+        compile_variant(next(iter(variants(86))))
 
 
 def test_the_table_has_every_target_and_the_most_special_kernel_first():

@@ -13,10 +13,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.request import EngineOptions
+from export.targets.tensorrt import TensorRTTarget
 from export.tensorrt.building import build_engine, check_compute_capabilities
 from export.tensorrt.progress import Phases
 from export.tensorrt.readback import Found, confirm, read_inspector
 from lavit_deploy.errors import ExportError, UsageError
+from lavit_deploy.gpu import Gpu
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.runtimes.tensorrt_library import Library
 
@@ -340,3 +342,26 @@ def test_phases_report_where_they_are():
     phases.finish("Timing kernels")
     phases.step("Building engine", 0)
     assert lines == ["Building engine 0/2", "Timing kernels 0/1000", "Building engine 1/2"]
+
+
+def test_a_plugin_that_cannot_be_built_does_not_end_an_export_that_did_not_ask_for_it(
+    monkeypatch, tmp_path
+):
+    def candidate(_self, _bench, _folder, _precision, form, _progress):
+        if form == "plugin":
+            raise ExportError("no such creator")
+        return form
+
+    monkeypatch.setattr(TensorRTTarget, "_candidate", candidate)
+    library = Library("tensorrt", FakeTensorRT("11.4.0.106"))
+    gpu = Gpu("NVIDIA Test", (9, 0), 1, 1, "580")
+
+    def built(asked):
+        options = EngineOptions(less_attention=asked, plugin=tmp_path / "plugin.so")
+        target = TensorRTTarget(library, ("fp16",), options, gpu)
+        return target._candidates(None, tmp_path, "fp16", print)
+
+    assert built("auto") == (["native"], "the plugin form failed: no such creator")
+    assert built("native") == (["native"], "")
+    with pytest.raises(ExportError, match="no such creator"):
+        built("plugin")

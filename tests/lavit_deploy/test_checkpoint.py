@@ -1,9 +1,15 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
-from lavit_deploy.checkpoint import architecture_name, load_checkpoint, save_checkpoint
+from lavit_deploy.checkpoint import (
+    architecture_name,
+    load_checkpoint,
+    save_checkpoint,
+    write_pickle,
+)
 from lavit_deploy.config import lavit_micro, lavit_t
 from lavit_deploy.errors import CheckpointError, ConfigError
 from lavit_deploy.model import LaViT
@@ -142,6 +148,18 @@ def test_a_truncated_checkpoint_is_refused(model, tmp_path):
 def test_a_missing_file_is_an_error_of_the_user(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load_checkpoint(tmp_path / "absent.pth")
+    with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(model, tmp_path, value):
+    weights = dict(model.state_dict())
+    weights["head.bias"] = torch.full((10,), value)
+    path = tmp_path / "diverged.pth"
+    torch.save(weights, path)
+    with pytest.raises(CheckpointError, match=r"diverged.pth holds NaN or infinity in head.bias$"):
+        load_checkpoint(path).build()
 
 
 def test_a_contradicting_arch_is_refused(model, tmp_path):
@@ -179,3 +197,9 @@ def test_saving_with_the_wrong_number_of_names_is_refused(model, tmp_path):
 def test_a_configuration_that_is_no_preset_is_custom():
     assert architecture_name(dataclasses.replace(lavit_micro(), norm_eps=1e-5)) == "custom"
     assert architecture_name(lavit_micro(image_size=128, num_classes=2)) == "lavit_micro"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_an_error_of_the_disk_not_of_the_archive():
+    with pytest.raises(OSError, match="No space left on device"):
+        write_pickle({"model": torch.zeros(100_000)}, Path("/dev/full"))

@@ -74,6 +74,11 @@ def test_a_runtime_that_is_not_installed_is_named_with_its_command(write, artifa
     )
 
 
+def test_what_is_for_a_phone_is_not_noted_as_faster(write, artifact):
+    chosen = choose(write(artifact("a", rate=10), artifact("b", rate=30, runtime="ncnn")), Wish())
+    assert (chosen.artifact.name, chosen.notes) == ("a", ())
+
+
 def test_bfloat16_is_not_chosen_on_a_cpu_without_it(write, artifact):
     here = Environment.here()
     without = here.model_copy(update={"cpu_features": ("avx2",)})

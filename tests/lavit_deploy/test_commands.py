@@ -1,6 +1,8 @@
 """What all four commands and all errors have in common."""
 
+import errno
 import inspect
+import os
 import subprocess
 import sys
 
@@ -56,6 +58,25 @@ def test_ctrl_c_ends_in_130(capsys):
 
     assert cli.run(interrupt) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_full_disk_is_one_message_and_another_error_of_the_system_is_not(capsys):
+    def fail(code):
+        raise OSError(code, os.strerror(code), "model.onnx")
+
+    assert cli.run(lambda _arguments: fail(errno.ENOSPC)) == 1
+    assert capsys.readouterr().err == "error: model.onnx: No space left on device\n"
+    with pytest.raises(IsADirectoryError):
+        cli.run(lambda _arguments: fail(errno.EISDIR))
+
+
+def test_a_wrong_option_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.parser("lavit-x", "", "").parse_args(["--wrong"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: unrecognized arguments: --wrong (see lavit-x --help)\n"
+    )
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

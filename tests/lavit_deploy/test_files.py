@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 
@@ -25,6 +26,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         fail()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
+    def fail():
+        with atomic_path(tmp_path / "f.txt"):
+            raise OSError(errno.ENOSPC, "No space left on device")  # what write() raises: no name
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*/f\.txt'"):
+        fail()
 
 
 def test_a_written_file_has_the_permissions_of_an_ordinary_one(tmp_path):

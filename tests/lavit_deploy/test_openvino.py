@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
@@ -120,3 +124,62 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "m.xml").write_text("hello")
     with pytest.raises(BundleError, match="openvino cannot open"):
         OpenVinoRuntime(tmp_path / "m.xml", max_batch=8)
+
+
+EXCHANGED = """
+import os, signal, sys, threading
+from pathlib import Path
+
+import numpy as np
+from lavit_deploy.runtimes.openvino import OpenVinoRuntime
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+images = np.ones((3, 4, 4, 3), dtype=np.uint8)
+held = [OpenVinoRuntime(Path(sys.argv[1]), max_batch=8)]
+before = held[0].infer(images)
+os.truncate(Path(sys.argv[1]).with_suffix(".bin"), 0)
+assert (held[0].infer(images) == before).all()
+closing = threading.Thread(target=held[0].close)
+closing.start()
+closing.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are of POSIX")
+def test_a_model_closed_in_another_thread_and_its_file_leave_the_process_alone(graph, tmp_path):
+    import openvino as ov
+
+    file = tmp_path / "product.xml"
+    ov.save_model(ov.Core().read_model(graph[0]), file)
+    done = subprocess.run(
+        [sys.executable, "-c", EXCHANGED, str(file)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+HOMELESS = """
+import pwd, sys
+
+def nobody(_):
+    raise KeyError
+
+pwd.getpwuid = nobody
+from lavit_deploy.runtimes.openvino import cpu_precisions
+
+assert "fp32" in cpu_precisions()
+assert sys.modules["openvino_telemetry"] is None
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="accounts of POSIX")
+def test_an_account_without_a_home_can_run_models_and_nothing_is_reported():
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", HOMELESS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

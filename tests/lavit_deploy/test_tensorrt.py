@@ -3,6 +3,7 @@
 import ctypes
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,17 +12,19 @@ import numpy as np
 import pytest
 
 from lavit_deploy.errors import BundleError, InferenceError
-from lavit_deploy.gpu import Gpu, covers
+from lavit_deploy.gpu import Gpu, covers, find_gpu
 from lavit_deploy.manifest import Engine
 from lavit_deploy.preflight import mismatch
+from lavit_deploy.runtimes.cuda import CudaRuntime
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, TensorRTProvider
 from lavit_deploy.runtimes.tensorrt import TensorRTRuntime
-from lavit_deploy.runtimes.tensorrt_library import Library
+from lavit_deploy.runtimes.tensorrt_library import Library, load_plugin, make_runtime
 from lavit_deploy.verification import PICTURES_FILE, verify, was_run, write_pictures
 
 API = json.loads((Path(__file__).parents[1] / "export" / "tensorrt_api.json").read_text())
 SHAPE = (8, 8, 3)
 POISON = 0xAB
+ACTIVATIONS = 1024
 
 
 class FakeCuda:
@@ -106,14 +109,23 @@ class FakeCuda:
 
 
 class FakeContext:
-    """Computes the mean colour of pictures that lie in `FakeCuda`'s memory."""
+    """Computes the mean colour of pictures that lie in `FakeCuda`'s memory.
+
+    A graph that was recorded from it may only run while its shape is that of the recording, as the
+    real library demands; here it says so.
+    """
 
     def __init__(self, cuda, gate=None):
         self.cuda = cuda
         self.addresses = {}
+        self.activations = None
         self.batch = None
         self.runs = 0
         self.gate = gate
+
+    def set_device_memory(self, address, size):
+        assert self.cuda.live[address].size >= size == ACTIVATIONS
+        self.activations = address
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
@@ -128,16 +140,21 @@ class FakeContext:
         self.runs += 1
 
         def work():
+            assert self.batch == batch, "the context was changed under its graph"
             if self.gate is not None:
                 self.gate.wait(timeout=10)
             size = batch * int(np.prod(SHAPE))
             images = np.ctypeslib.as_array(
                 (ctypes.c_uint8 * size).from_address(self.addresses["images"])
             )
+            scratch = self.cuda.live[self.activations]
+            scratch[:size] = images  # another lane must not use it at the same time
+            if self.gate is not None:
+                self.gate.wait(timeout=10)
             logits = np.ctypeslib.as_array(
                 (ctypes.c_float * (batch * 3)).from_address(self.addresses["logits"])
             )
-            logits[:] = images.reshape(batch, 64, 3).mean(axis=1).reshape(-1)
+            logits[:] = scratch[:size].reshape(batch, 64, 3).mean(axis=1).reshape(-1)
 
         self.cuda.enqueue(stream, work)
         return True
@@ -145,24 +162,26 @@ class FakeContext:
 
 class FakeEngine:
     num_io_tensors = 2
+    device_memory_size_v2 = ACTIVATIONS
 
-    def __init__(self, trt, contexts, kind="UINT8"):
-        self.trt, self.contexts, self.kind = trt, contexts, kind
+    def __init__(self, trt, make_context, kind="UINT8"):
+        self._trt, self._make_context, self._kind = trt, make_context, kind
 
     def get_tensor_name(self, index):
         return ("images", "logits")[index]
 
     def get_tensor_mode(self, name):
-        return getattr(self.trt.TensorIOMode, "INPUT" if name == "images" else "OUTPUT")
+        return getattr(self._trt.TensorIOMode, "INPUT" if name == "images" else "OUTPUT")
 
     def get_tensor_dtype(self, name):
-        return getattr(self.trt.DataType, self.kind if name == "images" else "FLOAT")
+        return getattr(self._trt.DataType, self._kind if name == "images" else "FLOAT")
 
     def get_tensor_shape(self, name):
         return (-1, *SHAPE) if name == "images" else (-1, 3)
 
-    def create_execution_context(self):
-        return next(self.contexts)
+    def create_execution_context(self, strategy):
+        assert strategy.name == "USER_MANAGED"
+        return self._make_context()
 
 
 for ours, real in ((FakeContext, "IExecutionContext"), (FakeEngine, "ICudaEngine")):
@@ -178,9 +197,18 @@ def member(name):
 def make(tmp_path):
     """Open a runtime over fakes."""
 
-    def made(*, cuda=None, count=2, gate=None, kind="UINT8", loads=True, **options):
+    def made(
+        *, cuda=None, count=2, gate=None, kind="UINT8", loads=True, most_contexts=None, **options
+    ):
         cuda = cuda or FakeCuda()
-        contexts = [FakeContext(cuda, gate) for _ in range(count)]
+        contexts = []
+
+        def make_context():
+            if most_contexts is not None and len(contexts) == most_contexts:
+                return None
+            contexts.append(FakeContext(cuda, gate))
+            return contexts[-1]
+
         trt = SimpleNamespace(
             __version__="11.4.0.106",
             ILogger=type(
@@ -192,8 +220,9 @@ def make(tmp_path):
             DataType=SimpleNamespace(
                 UINT8=member("UINT8"), FLOAT=member("FLOAT"), HALF=member("HALF")
             ),
+            ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=member("USER_MANAGED")),
         )
-        engine = FakeEngine(trt, iter(contexts), kind)
+        engine = FakeEngine(trt, make_context, kind)
 
         class Runtime:
             def __init__(self, logger):
@@ -211,7 +240,7 @@ def make(tmp_path):
             file,
             flavour="tensorrt",
             max_batch=4,
-            contexts=count,
+            lanes=count,
             library=Library("tensorrt", trt),
             cuda=cuda,
             **options,
@@ -240,7 +269,7 @@ def test_a_batch_size_is_recorded_once_and_launched_after_that(make, images):
     opened = make(count=1)
     for _ in range(5):
         opened.runtime.infer(images[:2])
-    assert opened.contexts[0].runs == 2  # once to settle, once to record
+    assert sum(context.runs for context in opened.contexts) == 2  # to settle, and to record
     assert opened.cuda.launches == 5
     assert len(opened.cuda.graphs) == 1
 
@@ -249,12 +278,40 @@ def test_the_longest_unused_graph_makes_room(make, images):
     opened = make(count=1, graphs=2)
     for size in (1, 2, 1, 3):  # 2 goes
         opened.runtime.infer(images[:size])
-    runs = opened.contexts[0].runs
+    assert len(opened.contexts) == 3  # one without a graph, and the evicted graph's is used again
+
+    def runs():
+        return sum(context.runs for context in opened.contexts)
+
+    before = runs()
     opened.runtime.infer(images[:1])
-    assert opened.contexts[0].runs == runs
+    assert runs() == before
     opened.runtime.infer(images[:2])
-    assert opened.contexts[0].runs == runs + 2
+    assert runs() == before + 2
     assert len(opened.cuda.graphs) == 2
+    assert len(opened.contexts) == 3
+
+
+def test_contexts_of_a_lane_share_memory_and_those_of_others_do_not(make, images):
+    opened = make(count=2, gate=threading.Barrier(2))
+    for size in (1, 2):  # both lanes at once
+        with ThreadPoolExecutor(2) as pool:
+            for call in [pool.submit(opened.runtime.infer, images[:size]) for _ in range(2)]:
+                call.result(timeout=20)
+    lanes = {}
+    for context in opened.contexts:
+        lanes.setdefault(context.addresses["images"], set()).add(context.activations)
+    assert [len(memory) for memory in lanes.values()] == [1, 1]
+    assert len(set.union(*lanes.values())) == 2
+    assert len(opened.contexts) == 2 * 3
+
+
+def test_without_memory_for_another_context_a_size_runs_without_a_graph(make, images):
+    opened = make(count=1, most_contexts=2)
+    for size in (1, 2, 1, 3):
+        np.testing.assert_array_equal(opened.runtime.infer(images[:size]), mean(images[:size]))
+    assert opened.runtime.graph_failures == 2
+    assert len(opened.cuda.graphs) == 1
 
 
 def test_an_engine_that_cannot_be_recorded_runs_without_graphs(make, images):
@@ -312,8 +369,72 @@ def test_closing_gives_everything_back_and_may_be_repeated(make, images):
         opened.runtime.infer(images)
 
 
+def test_closing_waits_for_calls_and_refuses_those_that_come_later(make, images):
+    gate = threading.Event()
+    opened = make(count=1, gate=gate, graphs=0)
+    with ThreadPoolExecutor(3) as pool:
+        running = pool.submit(opened.runtime.infer, images[:1])
+        while not opened.contexts[0].runs:
+            time.sleep(0.001)
+        waiting = pool.submit(opened.runtime.infer, images[:1])
+        closing = pool.submit(opened.runtime.close)
+        assert opened.cuda.live
+        gate.set()
+        closing.result(timeout=20)
+        np.testing.assert_array_equal(running.result(timeout=20), mean(images[:1]))
+        error = waiting.exception(timeout=20)
+        assert error is None or "is closed" in str(error)  # it may have come before or after
+    assert not opened.cuda.live
+
+
+class FakeRegistry:
+    """As TensorRT's: it refuses a library whose plugins it has."""
+
+    def __init__(self, *, damaged=False):
+        self.all_creators = [SimpleNamespace(name="NMS", plugin_namespace="")]
+        self.loads = 0
+        self.damaged = damaged
+
+    def load_library(self, _path):
+        self.loads += 1
+        if self.damaged or len(self.all_creators) > 1:
+            return None
+        self.all_creators.append(SimpleNamespace(name="LessAttention", plugin_namespace="lavit"))
+        return object()
+
+
+assert all(
+    {"all_creators", "load_library"} <= set(API[version]["IPluginRegistry"])
+    for version in ("10.16.1.11", "11.4.0.106")
+)
+
+
+def test_the_plugin_is_loaded_once_however_many_engines_use_it(tmp_path):
+    registry = FakeRegistry()
+    trt = SimpleNamespace(__version__="11.4", get_plugin_registry=lambda: registry)
+    for _ in range(3):
+        load_plugin(Library("tensorrt", trt), tmp_path / "plugin.so")
+    assert registry.loads == 1
+    registry = FakeRegistry(damaged=True)
+    with pytest.raises(BundleError, match=r"TensorRT 11\.4 cannot load the plugin .*plugin\.so"):
+        load_plugin(Library("tensorrt", trt), tmp_path / "plugin.so")
+
+
+def test_only_version_compatible_engines_may_bring_code_for_the_cpu():
+    trt = SimpleNamespace(
+        Runtime=lambda _logger: SimpleNamespace(engine_host_code_allowed=False), __version__="11.4"
+    )
+    for allowed in (False, True):
+        made = make_runtime(Library("tensorrt", trt), None, host_code=allowed)
+        assert made.engine_host_code_allowed == allowed
+    for version in ("10.16.1.11", "11.4.0.106"):
+        assert "engine_host_code_allowed" in API[version]["Runtime"]
+
+
 def test_too_little_gpu_memory_leaves_nothing_behind(make):
-    cuda = FakeCuda(memory=4 * 64 * 3 + 4 * 3 * 4 + 100)  # enough for one context, not for two
+    cuda = FakeCuda(
+        memory=4 * 64 * 3 + 4 * 3 * 4 + ACTIVATIONS + 100
+    )  # enough for one context, not for two
     with pytest.raises(InferenceError, match="out of memory"):
         make(cuda=cuda)
     assert not cuda.live
@@ -328,6 +449,33 @@ def test_an_engine_of_another_version_is_refused_with_the_librarys_words(make):
 def test_an_engine_with_another_input_is_refused(make):
     with pytest.raises(BundleError, match="images: HALF"):
         make(kind="HALF")
+
+
+def test_every_call_of_cuda_is_one_that_its_bindings_take():
+    """Names and types of arguments: without a driver each call fails, and as CUDA fails."""
+    pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    if find_gpu() is not None:
+        pytest.skip("with a driver, made-up handles would be used")
+    cuda, memory = CudaRuntime(), np.zeros(4, np.uint8)
+    cuda._addresses[memory.ctypes.data] = memory.ctypes.data
+    calls = [
+        lambda: cuda.host_memory(16),
+        lambda: cuda.free_host(memory),
+        lambda: cuda.device_memory(16),
+        lambda: cuda.free_device(256),
+        cuda.create_stream,
+        lambda: cuda.destroy_stream(5),
+        lambda: cuda.synchronise(5),
+        lambda: cuda.to_device(256, memory, 4, 5),
+        lambda: cuda.to_host(memory, 256, 4, 5),
+        lambda: cuda.begin_capture(5),
+        lambda: cuda.end_capture(5),
+        lambda: cuda.launch(7, 5),
+        lambda: cuda.destroy_graph(7),
+    ]
+    for call in calls:
+        with pytest.raises(InferenceError, match=r"^CUDA: cuda\w+ failed: .*driver"):
+            call()
 
 
 GPU = Gpu("NVIDIA Test", (8, 9), 24_000, 20_000, "580.1")

@@ -66,6 +66,13 @@ def test_one_of_several_workers_shows_the_models_and_says_how_to_change_them(ser
     assert [model["name"] for model in client.get("/admin/models").json()["models"]] == ["colours"]
 
 
+def test_a_405_lists_the_methods_of_all_routes_of_a_path(serve_with):
+    response = serve_with(admin=ADMIN_KEY).put(
+        FIRST, headers={"Authorization": f"Bearer {ADMIN_KEY}"}
+    )
+    assert (response.status_code, response.headers["allow"]) == (405, "DELETE, POST")
+
+
 def test_without_any_key_there_is_no_administration(serve_with):
     client = serve_with()
     for method, path in (("GET", "/admin/models"), ("POST", FIRST), ("DELETE", FIRST)):

@@ -20,6 +20,11 @@ def test_head_of_what_has_no_get_is_405(client):
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
+def test_a_405_lists_head_where_there_is_get(client):
+    response = client.delete("/healthz")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+
+
 def test_head_is_counted_as_such_with_its_route(client):
     client.head("/healthz")
     assert 'lavit_requests_total{method="HEAD",reason="",route="/healthz",status="200"} 1.0' in (

@@ -16,15 +16,13 @@ from typing import Any
 
 import numpy as np
 
-Classify = Callable[[np.ndarray], np.ndarray]
+from export.mobile.formats import Classify
 
 
 def imports() -> None:
     """Load the packages that `load` needs."""
-    import coremltools
-    import torch  # noqa: F401 - loaded for their cost alone
-
-    del coremltools
+    import coremltools  # noqa: F401 - loaded for its cost alone
+    import torch  # noqa: F401 - loaded for its cost alone
 
 
 def convert(program: Path, out: Path, precision: str, about: dict[str, Any]) -> dict[str, Any]:

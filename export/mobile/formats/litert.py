@@ -7,14 +7,13 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Classify = Callable[[np.ndarray], np.ndarray]
+from export.mobile.formats import Classify
 
 _INT8_OPERATORS = ("FULLY_CONNECTED", "CONV_2D")
 """Products with constants. Products of activations stay float: in int8 they broke the model."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Classify = Callable[[np.ndarray], np.ndarray]
+from export.mobile.formats import Classify
 
 _HALF_FLAG = 0x01306B47
 """What ncnn's model loader takes for the start of float16 weights."""

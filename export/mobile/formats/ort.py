@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-Classify = Callable[[np.ndarray], np.ndarray]
+from export.mobile.formats import Classify
 
 
 def imports() -> None:

@@ -4,11 +4,12 @@ import dataclasses
 import json
 import zipfile
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from export.mobile.interpreters import find_tools
-from export.mobile.target import MobileTarget, Variant
+from export.mobile.target import MobileTarget, Variant, plan_format
 from export.parity import reference_logits
 from export.plan import make_plan
 from export.request import Request
@@ -18,7 +19,7 @@ from export.targets.executorch import EXECUTORCH
 from export.targets.litert import LITERT
 from export.targets.ncnn import NCNN
 from export.targets.ort import ORT
-from lavit_deploy.errors import ExportError, MissingDependencyError
+from lavit_deploy.errors import ExportError, MissingDependencyError, UsageError
 
 FORMATS = (ORT, EXECUTORCH, LITERT, COREML, NCNN)
 RUN_HERE = (ORT, EXECUTORCH, LITERT, NCNN)
@@ -107,11 +108,17 @@ def test_the_example_classifies_with_the_file_alone(
     files = files_of(form)
     picture = tmp_path / "picture.png"
     # Its shorter side is what the resize asks for, so that the centre crop is the picture itself.
-    Image.fromarray(pictures[0]).resize((36, 36)).save(picture)
+    upright = Image.fromarray(pictures[0]).resize((36, 36))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # as phones store what they took upright
+    upright.transpose(Image.Transpose.ROTATE_90).save(picture, exif=turned)
     printed = run_example(files.tools.python, form.name, files.first, picture)
-    image = bench.checkpoint.preprocess(Image.open(picture))
+    image = bench.checkpoint.preprocess(upright)
     logits = reference_logits(bench.model, image[None], bench.checkpoint.preprocess)[0]
-    assert printed.split()[1] == bench.checkpoint.classes[logits.argmax()]
+    share, name, *_ = printed.split()
+    assert name == bench.checkpoint.classes[logits.argmax()]
+    expected = 100 / np.exp(logits - logits.max()).sum()
+    assert abs(float(share.rstrip("%")) - expected) < 0.2  # printed with one digit
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
@@ -144,10 +151,13 @@ def test_a_format_that_is_not_installed_is_skipped_or_refused(monkeypatch):
     plan = make_plan(Request(frozenset({"onnx"}), mobile=True), "cpu")
     (skipped,) = [step for step in plan.steps if step.what == "ncnn"]
     assert skipped.action == "skip"
-    assert "/nonexistent/python" in skipped.why
-    assert "pip install ncnn==" in skipped.why
-    with pytest.raises(MissingDependencyError, match="ncnn"):
+    assert skipped.why == "LAVIT_NCNN_PYTHON names /nonexistent/python, which is no program"
+    with pytest.raises(UsageError, match="--target ncnn: LAVIT_NCNN_PYTHON names /nonexistent"):
         make_plan(Request(frozenset({"ncnn"})), "cpu")
+    monkeypatch.delenv("LAVIT_NCNN_PYTHON")
+    absent = dataclasses.replace(NCNN, modules=("absent_module",))
+    with pytest.raises(MissingDependencyError, match=r"absent_module .*LAVIT_NCNN_PYTHON.*ncnn\]"):
+        plan_format(absent, Request(frozenset({"ncnn"})))
 
 
 def test_mobile_formats_are_not_part_of_auto():

@@ -23,6 +23,20 @@ def test_labels_come_from_folders_named_as_classes(picture_folder, tiny_preproce
     assert other.held_out.labels is None
 
 
+def test_of_very_many_pictures_some_are_judged_on_and_the_rest_are_not_read(
+    picture_folder, tiny_preprocess, monkeypatch
+):
+    from export.quantization import calibration
+
+    monkeypatch.setattr(calibration, "MOST_HELD_OUT", 4)
+    split = open_split(str(picture_folder), None, tiny_preprocess, CLASSES)
+    assert len(split.held_out) == 4
+    # 41 files, every fifth of which is held out
+    assert split.held_out.source == f"4 of 9 pictures of {picture_folder.name}"
+    other = open_split("digits", str(picture_folder), tiny_preprocess, CLASSES)
+    assert other.held_out.source == f"4 of 41 pictures of {picture_folder.name}"
+
+
 def test_an_unreadable_picture_is_listed_and_skipped(picture_folder, tiny_preprocess):
     split = open_split(str(picture_folder), None, tiny_preprocess, CLASSES)
     skipped = split.calibration.skipped + split.held_out.skipped

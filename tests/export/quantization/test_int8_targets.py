@@ -56,6 +56,47 @@ def test_the_bundle_holds_the_table_and_the_plot_of_sensitivity(bundle):
         assert block in table
 
 
+@needs_openvino
+def test_where_a_bfloat16_rest_cannot_hold_the_file_is_made_for_float32(
+    tiny_checkpoint_file, picture_folder, tmp_path, monkeypatch
+):
+    """What bfloat16 itself loses, no block in float mends: it must not fail float32 as well."""
+    from export.quantization.accuracy import Loss
+    from export.quantization.judging import Judge
+    from export.targets import openvino_int8
+
+    if len(openvino_int8.cpu_precisions()) == 1:
+        pytest.skip("this CPU has no bfloat16")
+    run, rests = openvino_int8._run, [None]
+
+    def watched(judge, xml, rest):
+        rests.append(rest)
+        return run(judge, xml, rest)
+
+    # The ONNX files first; then int8 as it is, and with blocks in float.
+    lost = {None: [0.0], "bf16": [9.0], "fp32": [2.0, 0.0]}
+
+    def loss(judge, logits):
+        points = lost[rests[-1]]
+        return Loss(1.0, 1.0 - (points.pop(0) if len(points) > 1 else points[0]) / 100, 1.0)
+
+    monkeypatch.setattr(openvino_int8, "_run", watched)
+    monkeypatch.setattr(Judge, "loss", loss)
+    out = tmp_path / "b.bundle"
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--int8", "--calib", str(picture_folder)]
+    arguments += ["--target", "openvino", "--max-drop", "1", "--out", str(out)]
+    main([*arguments, "--batch", "1", "2", "2"])
+    made = Bundle.open(out)
+    single, brief = made.artifact("openvino-int8"), made.artifact("openvino-int8-bf16")
+    assert len(single.quantization.float_blocks) == 1
+    assert single.quantization.drop == 0.0
+    assert "loses 9.00 points" in brief.parity.reason
+    assert single.file == brief.file
+    table = (out / "int8-sensitivity.md").read_text()
+    assert f"| {single.quantization.float_blocks[0]} |" in table
+    assert "openvino-int8 |" in table
+
+
 def test_int8_is_chosen_only_where_it_agrees_enough(bundle):
     chosen = choose(bundle, Wish(agreement=1.0)).artifact
     assert chosen.parity.top1_agreement == 1.0

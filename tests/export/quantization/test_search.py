@@ -28,8 +28,8 @@ def test_nothing_is_measured_per_block_where_int8_holds_as_it_is():
     assert search(never, lambda kept: points(0.4), 0.5) == ()
 
 
-def test_int8_that_holds_nowhere_keeps_no_block_in_float():
-    assert search(lambda: ERRORS, lambda kept: points(5.0), 0.5) == ()
+def test_int8_that_holds_nowhere_is_told_from_int8_that_needs_no_help():
+    assert search(lambda: ERRORS, lambda kept: points(5.0), 0.5) is None
 
 
 def test_loss_is_of_accuracy_with_labels_and_of_agreement_without():
@@ -45,3 +45,10 @@ def test_blocks_are_measured_alone_and_methods_against_each_other(recipe):
     assert set(recipe.sensitivity) == set(recipe.blocks)
     assert all(0 < error < 1 for error in recipe.sensitivity.values())
     assert recipe.method_errors[recipe.method] == min(recipe.method_errors.values())
+
+
+def test_weights_alone_lose_less_than_with_activations_rounded_in_every_block(recipe):
+    both, weights = recipe.sensitivity, recipe.weights_sensitivity
+    assert set(weights) == set(both)
+    assert all(0 < error for error in weights.values())
+    assert sum(weights.values()) < sum(both.values())

@@ -1,0 +1,96 @@
+"""The programs for a machine with a GPU, run from end to end on one without."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(name, folder, *arguments):
+    """Run a program in a folder that is not the project's."""
+    return subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+    )
+
+
+def need(*modules):
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("name", ["gpu_check", "gpu_inference", "la_kernel"])
+def test_without_a_gpu_one_line_says_so(name, tmp_path):
+    need("transformers")
+    ran = run(name, tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: ")
+    assert "NVIDIA GPU" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("gpu_check", ["--device", "cpu"], "it is for --smoke, a trial of this program"),
+        ("gpu_check", ["--device", "cpu", "--smoke", "--plugin", "no.so"], "make plugin builds it"),
+        ("la_kernel", ["--device", "cpu"], "--device cpu is for --smoke alone"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(name, arguments, message, tmp_path):
+    ran = run(name, tmp_path, *arguments)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert message in ran.stderr
+
+
+def test_the_kernels_benchmark_runs_to_its_end(tmp_path):
+    need("triton")
+    ran = run("la_kernel", tmp_path, "--device", "cpu", "--smoke", "--out", "new/kernel.json")
+    assert ran.returncode == 0, ran.stderr
+    (row,) = json.loads((tmp_path / "new" / "kernel.json").read_text())["rows"]
+    assert set(row["milliseconds"]) == {
+        "eager",
+        "torch.compile(max-autotune)",
+        "scaled_dot_product_attention",
+        "kernel",
+    }
+    # Half precision: 2^-10 of a score, and the interpreter's products are no worse.
+    assert max(row["error"].values()) < 5e-3
+    ran = run("la_kernel", tmp_path, "--device", "cpu", "--smoke", "--tune", "--minutes", "0")
+    assert ran.returncode == 0, ran.stderr
+    assert "0 other tiles tried, 144 not for lack of time" in ran.stdout
+
+
+def test_the_check_runs_to_its_end_and_reports_every_step(tmp_path):
+    """It runs the two benchmarks too; of the ways, those that compile nothing."""
+    need("triton", "transformers")
+    ran = run("gpu_check", tmp_path, "--device", "cpu", "--smoke", "--out", "check")
+    report = json.loads((tmp_path / "check" / "report.json").read_text())
+    assert [(item["name"], item["detail"]) for item in report["checks"] if not item["passed"]] == []
+    assert ran.returncode == 0, ran.stderr
+    assert [item["name"] for item in report["checks"]] == [
+        "export --fp16 --target onnx --batch 1 2 4",
+        "tests marked gpu",
+        "the kernel, timed",
+        "whole models, timed",
+    ]
+    assert [item["name"] for item in report["artifacts"]] == ["onnx-fp32", "onnx-fp16"]
+    assert "**No GPU: a trial" in (tmp_path / "check" / "report.md").read_text()
+    models = json.loads((tmp_path / "check" / "gpu-inference" / "report.json").read_text())
+    (row,) = models["rows"]
+    assert set(row["ms"]) == {"eager", "onnxruntime"}
+    assert not row["failed"]
