@@ -295,7 +295,11 @@ def test_a_users_mistake_is_one_message_and_no_traceback(tmp_path, arguments, co
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_leaves_nothing(tiny_checkpoint_file, tmp_path, number):
-    program = "import sys; sys.argv[0] = 'lavit-export'; from export.cli import entry; entry()"
+    # A shell's background jobs, and with them what they start, ignore SIGINT.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "sys.argv[0] = 'lavit-export'; from export.cli import entry; entry()"
+    )
     arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(tmp_path / "b")]
     command = [sys.executable, "-u", "-c", program, *arguments, "--target", "onnx"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
