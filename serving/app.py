@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -18,8 +19,9 @@ from starlette.routing import Match
 from lavit_deploy import __version__
 from lavit_deploy.errors import LavitError
 from serving.admin import admin_routes, folders_of
+from serving.connection import METRICS, SHEDDING
 from serving.docs import add_docs
-from serving.door import Door, LoopLag
+from serving.door import Admission, Door, LoopLag
 from serving.express import Express
 from serving.heads import AnswerHead
 from serving.inference_protocol import protocol_routes
@@ -37,6 +39,7 @@ from serving.routes import (
 )
 from serving.security import Access, protect
 from serving.settings import Settings
+from serving.shedding import Shedding
 from serving.tracing import Tracing
 from serving.uploads import UploadBudget, UploadLimits, UploadReader
 
@@ -69,12 +72,17 @@ def create_app(
     """
     access = Access.load(settings, os.environ)
     lag = LoopLag()
+    admission = Admission(
+        load=registry, lag=lag, crowd=settings.queue, seconds=settings.request_seconds
+    )
+    # Keys, cross-origin rules and traces see a request before it is refused.
+    whole_way = access.admin is not None or settings.cors_origins or tracing is not None
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         registry.start()
         lag.start()
-        yield
+        yield {METRICS: metrics, SHEDDING: None if whole_way else Shedding(admission, metrics)}
         await registry.close(settings.drain_seconds)
         await lag.stop()
 
@@ -100,9 +108,7 @@ def create_app(
     # The last one added is the first one asked.
     app.add_middleware(Express, classify=classify)
     app.add_middleware(AnswerHead)
-    app.add_middleware(
-        Door, load=registry, lag=lag, crowd=settings.queue, seconds=settings.request_seconds
-    )
+    app.add_middleware(Door, admission=admission)
     protect(app, settings, access)
     metrics.capacity(settings.queue)
     app.add_middleware(Observer, metrics=metrics, tracing=tracing)

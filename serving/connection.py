@@ -12,10 +12,12 @@ import asyncio
 import logging
 import uuid
 from asyncio.events import TimerHandle
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import httptools
+from starlette.datastructures import Headers
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -26,9 +28,14 @@ from serving.errors import (
     MalformedRequestError,
     RequestError,
 )
-from serving.problem import MEDIA_TYPE, kind_of, picture_problem, whole_problem
+from serving.metrics import Metrics
+from serving.problem import MEDIA_TYPE, Problem, kind_of, picture_problem, whole_problem
+from serving.shedding import Shedding
 
 _log = logging.getLogger("serving.requests")
+
+METRICS, SHEDDING = "metrics", "shedding"
+"""What connections look for in the lifespan's state."""
 
 HEAD_BYTES = 1 << 16
 """Longest head of a request, and longest framing between two pieces of a body, bytes."""
@@ -60,6 +67,8 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._in_body = False  # a head is complete, its message is not
+        self._between = False  # what came last ended a message
+        self._shed = False  # this message was answered by its head
         self._head = 0  # bytes of this head
         self._untold = 0  # bytes since the parser made something of them
         self._declining = False
@@ -69,10 +78,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Proxies open connections in advance: one without a request is idle like one after it.
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        self._rest()  # proxies open connections in advance
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -83,6 +89,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        self._between = False
         self._untold += len(data)
         try:
             self._parse(data)
@@ -95,7 +102,10 @@ class Connection(HttpToolsProtocol):
             else:
                 self._refuse(MalformedRequestError(f"the request is not valid HTTP/1.1: {reason}"))
         if self._idle and self._waiting is None and not self.transport.is_closing():
-            self._waiting = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+            if self._between:
+                self._rest()
+            else:
+                self._waiting = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def _parse(self, data: bytes) -> None:
         left = memoryview(data)
@@ -129,6 +139,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if not self._declining:
             self._head = 0
+            self._between = False
             super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -147,22 +158,29 @@ class Connection(HttpToolsProtocol):
             return
         if len(self.pipeline) >= PIPELINED:
             raise _Refused(MalformedRequestError(f"more than {PIPELINED} pipelined requests"))
-        super().on_headers_complete()
+        self._shed = self._refused_by_head()
+        if not self._shed:
+            super().on_headers_complete()
         self._untold = 0
         self._in_body = True
         self._stop_waiting()
+        if self._shed:
+            self.on_response_complete()
 
     def on_body(self, body: bytes) -> None:
         self._untold = 0
-        super().on_body(body)
+        if not self._shed:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return  # its body has not begun: `_decline`
         self._untold = 0
         self._in_body = False
+        self._between = True
         self._stop_waiting()
-        super().on_message_complete()
+        if not self._shed:
+            super().on_message_complete()
 
     def _grow(self, count: int) -> None:
         self._head += count
@@ -170,6 +188,13 @@ class Connection(HttpToolsProtocol):
             raise _Refused(_too_large())
 
     # What has its time.
+
+    def _rest(self) -> None:
+        """Wait for another request, as long as an idle connection stays open."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     @property
     def _idle(self) -> bool:
@@ -209,22 +234,38 @@ class Connection(HttpToolsProtocol):
             self._waiting.cancel()
             self._waiting = None
 
-    # What is no request.
+    # What does not reach the application.
+
+    def _refused_by_head(self) -> bool:
+        """Answer a request for which the service has no time; whether that was so.
+
+        What is rare, or would need more than this answer, is left to the application.
+        """
+        shedding: Shedding | None = self.app_state.get(SHEDDING)
+        if shedding is None or not self._idle or self.expect_100_continue:
+            return False
+        parser = self.parser
+        if parser.get_method() != b"POST" or parser.should_upgrade():
+            return False
+        if parser.get_http_version() != "1.1" or not parser.should_keep_alive():
+            return False
+        path = self.url.partition(b"?")[0].decode("ascii")
+        refused = shedding.refuse(path, Headers(raw=self.headers))
+        if refused is None:
+            return False
+        self._answer(*refused)
+        return True
 
     def _refuse(self, error: RequestError) -> None:
         """Answer what never became a request, and close."""
         request_id = uuid.uuid4().hex
         if self._may_answer:
             problem = whole_problem(picture_problem(error), path="", request_id=request_id)
-            body = problem.model_dump_json(exclude_defaults=True).encode()
-            status = HTTPStatus(error.http_status)
-            head = (
-                f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n"
-                f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
-                "connection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode("ascii") + body)
+            self._answer(problem, {"X-Request-ID": request_id, "Connection": "close"})
         self.transport.close()
+        metrics: Metrics | None = self.app_state.get(METRICS)
+        if metrics is not None:
+            metrics.error(kind_of(error))
         _log.info(
             "not a request: %s",
             error,
@@ -236,11 +277,26 @@ class Connection(HttpToolsProtocol):
             },
         )
 
+    def _answer(self, problem: Problem, headers: Mapping[str, str]) -> None:
+        body, status = (
+            problem.model_dump_json(exclude_defaults=True).encode(),
+            HTTPStatus(problem.status),
+        )
+        own = (*headers.items(), ("Content-Type", MEDIA_TYPE), ("Content-Length", len(body)))
+        lines = b"".join(
+            (
+                b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()),
+                *(b"%b: %b\r\n" % line for line in self.server_state.default_headers),
+                *(f"{name}: {value}\r\n".encode("ascii") for name, value in own),
+            )
+        )
+        self.transport.write(lines + b"\r\n" + body)
+
     @property
     def _may_answer(self) -> bool:
         """Whether nothing else is being answered, so that an answer is no other request's."""
         return self._idle or (
-            self._in_body and not self.pipeline and not self.cycle.response_started
+            self._in_body and not (self._shed or self.pipeline or self.cycle.response_started)
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -78,65 +79,79 @@ class Load(Protocol):
         """Seconds until one more picture would be answered."""
 
 
+class Admission:
+    """Whether work that arrives now can be done in time.
+
+    Args:
+        load: of the models.
+        lag: of the event loop.
+        crowd: requests that are let in however late the loop is: a burst is no overload.
+        seconds: time for a request that brings no deadline of its own.
+
+    Attributes:
+        inside: requests that were let in and are being answered.
+    """
+
+    def __init__(self, *, load: Load, lag: LoopLag, crowd: int, seconds: float) -> None:
+        self._load = load
+        self._lag = lag
+        self._crowd = crowd
+        self._seconds = seconds
+        self.inside = 0
+
+    def refusal(self, headers: Mapping[str, str]) -> UnavailableError | None:
+        """Why a request with these headers is refused; None where it is let in."""
+        if self._load.full:
+            return OverloadedError("every place is taken")
+        with suppress(InvalidParameterError):  # whoever reads the request answers that
+            wait = self._load.predicted_wait
+            if wait > seconds_of(headers, self._seconds):
+                return PredictedWaitError(
+                    f"an answer would take {wait * 1e3:.0f} ms, longer than the deadline leaves"
+                )
+        # A crowd alone may be slow uploads, which cost nothing; a late loop alone, one stall.
+        if self.inside >= self._crowd and self._lag.seconds > LONGEST_LAG:
+            return OverloadedError(
+                f"requests come faster than they can be read, {self.inside} are being answered"
+            )
+        return None
+
+
 class Door:
     """ASGI middleware that refuses work while the service could not do it in time.
 
     Args:
         app: what answers otherwise.
-        load: of the models.
-        lag: of the event loop.
-        crowd: requests that are let in however late the loop is: a burst is no overload.
-        seconds: time for a request that brings no deadline of its own.
+        admission: who is let in.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, load: Load, lag: LoopLag, crowd: int, seconds: float
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, admission: Admission) -> None:
         self._app = app
-        self._load = load
-        self._lag = lag
-        self._crowd = crowd
-        self._seconds = seconds
-        self._inside = 0
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Health, metrics and administration must work above all when there is too much work.
-        route = _work(scope) if scope["type"] == "http" and scope["method"] == "POST" else None
+        route = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            route = route_of_work(scope["path"])
         if route is None:
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
+        refusal = self._admission.refusal(Headers(scope=scope))
         if refusal is not None:
             scope["state"]["route"] = route  # no router will say it
             scope["state"]["quiet"] = True  # a line for each would cost as much as the refusal
             await error_response(Request(scope), refusal)(scope, receive, send)
             return
-        self._inside += 1
+        self._admission.inside += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._inside -= 1
-
-    def _refusal(self, scope: Scope) -> UnavailableError | None:
-        if self._load.full:
-            return OverloadedError("every place is taken")
-        with suppress(InvalidParameterError):  # whoever reads the request answers that
-            wait = self._load.predicted_wait
-            if wait > seconds_of(Headers(scope=scope), self._seconds):
-                return PredictedWaitError(
-                    f"an answer would take {wait * 1e3:.0f} ms, longer than the deadline leaves"
-                )
-        # A crowd alone may be slow uploads, which cost nothing; a late loop alone, one stall.
-        if self._inside >= self._crowd and self._lag.seconds > LONGEST_LAG:
-            return OverloadedError(
-                f"requests come faster than they can be read, {self._inside} are being answered"
-            )
-        return None
+            self._admission.inside -= 1
 
 
-def _work(scope: Scope) -> str | None:
+def route_of_work(path: str) -> str | None:
     """The route that classifies, as routers name it; None where the path is of another one."""
-    path: str = scope["path"]
     if path.endswith("/infer"):
         return "/v2/models/{model_name}/infer"
     return path if path == CLASSIFY else None

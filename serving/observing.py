@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +24,7 @@ from serving.tracing import RequestTrace, Tracing
 _log = logging.getLogger("serving.requests")
 
 REQUEST_ID = "X-Request-ID"
+TIMING = "Server-Timing"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:+=-]{1,128}")
 """Ids taken from clients: nothing that could forge a line in a log or a header."""
 
@@ -52,7 +53,7 @@ class Observer:
             await self._app(scope, receive, send)
             return
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
-        request_id = state["request_id"] = _request_id(scope)
+        request_id = state["request_id"] = id_of_request(Headers(scope=scope))
         timeline, token = Timeline.begin(request_id)
         trace = self._trace(scope, timeline)
         status = 0
@@ -63,7 +64,7 @@ class Observer:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = request_id
-                headers["Server-Timing"] = timeline.header()
+                headers[TIMING] = timeline.header()
             await send(message)
 
         async def refuse(error: LavitError) -> None:
@@ -144,6 +145,7 @@ def _route(scope: Scope) -> str:
     return path or scope.get("root_path") or "unmatched"
 
 
-def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get(REQUEST_ID, "")
+def id_of_request(headers: Mapping[str, str]) -> str:
+    """The id that a request brings, if it is harmless, or else a new one."""
+    given = headers.get(REQUEST_ID, "")
     return given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -57,8 +58,12 @@ class Problem(PictureProblem):
 def kind_of(error: LavitError | type[LavitError]) -> str:
     """Slug of an error's class: `CorruptImageError` is "corrupt-image"."""
     kind = error if isinstance(error, type) else type(error)
-    words = re.findall(r"[A-Z][a-z]+", kind.__name__.removesuffix("Error"))
-    return "-".join(words).lower()
+    return _slug(kind.__name__.removesuffix("Error"))
+
+
+@cache
+def _slug(name: str) -> str:
+    return "-".join(re.findall(r"[A-Z][a-z]+", name)).lower()
 
 
 def title_of(kind: str) -> str:

@@ -36,7 +36,7 @@ _OPEN = frozenset(
 _OPEN_FOLDERS = ("/page/", "/docs")
 _COMPRESSED_FROM = 1024  # bytes; below, packing takes longer than sending
 
-_HEADERS = {
+SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -187,7 +187,7 @@ class _SafeHeaders:
         async def completed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in SAFE_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 

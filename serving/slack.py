@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 
-_MEMORY = 128
 _SHARE = 0.95
 
 
@@ -15,9 +14,14 @@ class Slack:
 
     A prediction counts batches. Decoding, the event loop and a batch that is still forming come on
     top; without them, half of what a busy service accepts is late by a little, and its work lost.
+
+    Args:
+        memory: how many of the last answers count. Under overload they come in waves, as refusals
+            empty the queue; over fewer than some waves hold, the next one comes as a surprise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int = 512) -> None:
+        self._memory = memory
         self._excess: deque[float] = deque()
         self._ranked: list[float] = []  # the same, sorted
         self._seconds = 0.0
@@ -34,7 +38,7 @@ class Slack:
             seconds: from its admission.
             predicted: what was predicted then, without slack.
         """
-        if len(self._excess) == _MEMORY:
+        if len(self._excess) == self._memory:
             del self._ranked[bisect_left(self._ranked, self._excess.popleft())]
         self._excess.append(excess := seconds - predicted)
         insort(self._ranked, excess)

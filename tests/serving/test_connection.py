@@ -90,6 +90,7 @@ def test_what_is_no_http_is_answered_with_a_problem(server):
         assert why in problem["detail"]
         assert why in server.expect_message("not a request")
     assert alive(server)
+    assert b'lavit_errors_total{reason="malformed-request"} 8.0' in fetch(server, b"/metrics")
 
 
 def test_a_head_without_end_is_answered_with_431(server):

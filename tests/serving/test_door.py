@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from serving.deadlines import HEADER
-from serving.door import LONGEST_LAG, Door, LoopLag
+from serving.door import LONGEST_LAG, Admission, Door, LoopLag
 
 CROWD = 20
 WORK = ("/classify", "/v2/models/colours/infer", "/v2/models/colours/versions/1/infer")
@@ -35,7 +35,8 @@ def asked(path, method="POST", *, lag=0.0, full=False, wait=0.0, inside=0, heade
     """The answer to a request that comes while others, which end later, are inside."""
     routes = [Route("/{path:path}", answer_inside, methods=["GET", "POST"])]
     busy = {"load": Load(full=full, wait=wait), "lag": Lag(lag), "crowd": CROWD, "seconds": 10.0}
-    app = Door(Starlette(routes=routes), **busy)
+    admission = Admission(**busy)
+    app = Door(Starlette(routes=routes), admission=admission)
     scope = {"type": "http", "method": "POST", "path": "/classify", "state": {}, "headers": []}
 
     async def with_id(scope, receive, send):
@@ -57,7 +58,7 @@ def asked(path, method="POST", *, lag=0.0, full=False, wait=0.0, inside=0, heade
             answer = await client.request(method, path, headers=headers)
         ended.set()
         await asyncio.gather(*others)
-        assert app._inside == 0
+        assert admission.inside == 0
         return answer
 
     return asyncio.run(main())

@@ -22,7 +22,7 @@ def test_of_a_hundred_answers_five_may_take_longer():
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=300))
 def test_it_covers_95_percent_of_the_last_128_and_no_smaller_one_does(excesses):
-    slack = Slack()
+    slack = Slack(memory=128)
     for excess in excesses:
         slack.took(5 + excess, predicted=5)
     last = [(5 + excess) - 5 for excess in excesses[-128:]]
@@ -32,7 +32,7 @@ def test_it_covers_95_percent_of_the_last_128_and_no_smaller_one_does(excesses):
 
 
 def test_a_stall_is_forgotten():
-    slack = Slack()
+    slack = Slack(memory=128)
     for _ in range(20):
         slack.took(60, predicted=1)
     for _ in range(128):
