@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -136,7 +137,7 @@ def check_destination(out: Path, *, force: bool) -> None:
     """Refuse to write over anything but an old bundle, and that only with `force`.
 
     Raises:
-        UsageError: `out` is in the way, or nothing can be written beside it.
+        UsageError: `out` is in the way or cannot be moved, or nothing can be written beside it.
     """
     nearest = next((folder for folder in out.absolute().parents if folder.exists()), out)
     try:
@@ -145,6 +146,11 @@ def check_destination(out: Path, *, force: bool) -> None:
         raise UsageError(f"--out {out} cannot be written: {nearest}: {error.strerror}") from None
     if not out.exists():
         return
+    if os.path.ismount(out) or Path.cwd().is_relative_to(out.resolve()):
+        raise UsageError(
+            f"--out {out} cannot be replaced: it is a mount point or the folder you are in; "
+            "name a new folder inside it"
+        )
     if not out.is_dir() or (any(out.iterdir()) and not (out / "manifest.json").is_file()):
         raise UsageError(f"{out} exists and is not a bundle: choose another --out")
     if any(out.iterdir()) and not force:

@@ -9,18 +9,40 @@ from collections.abc import Callable, Mapping
 WARM_UP = 2
 """Calls that are made and not counted: they allocate buffers and start threads."""
 
+TURN = 3
+"""Counted calls in a turn."""
+
+_LOOK = 0.012  # seconds; the kernel counts a thread that runs on every 4 or 10 ms
+_IDLE = 0.25  # cores; what remains of the process itself while it looks
+_LONGEST = 0.5
+
+
+def settle() -> None:
+    """Wait until the threads of this process are idle; at most half a second.
+
+    ONNX Runtime's threads spin for some 45 ms after a call, each on a core of its own. A call of
+    another runtime that begins meanwhile takes up to twice its time, however often it is repeated
+    before it is counted, if all of that ends within those 45 ms.
+    """
+    end = time.perf_counter() + _LONGEST
+    while time.perf_counter() < end:
+        used, began = time.process_time(), time.perf_counter()
+        time.sleep(_LOOK)
+        if time.process_time() - used < _IDLE * (time.perf_counter() - began):
+            return
+
 
 def alternate(
     calls: Mapping[str, Callable[[], object]], *, runs: int, budget_seconds: float
 ) -> dict[str, list[float]]:
     """Time several calls in turn, A B C A B C ..., so that drift hits all of them alike.
 
-    Each turn begins with a call that is not counted: threads of the one before may still spin on
-    the cores, and its data fills the caches.
+    Each turn begins when the threads of the one before are idle, with a call that is not counted,
+    since the caches hold another's data; `TURN` calls are.
 
     Args:
         calls: what to time, by name.
-        runs: rounds to time.
+        runs: calls of each to time, rounded up to whole turns.
         budget_seconds: after this long no new round begins, but at least one is timed.
 
     Returns:
@@ -31,12 +53,14 @@ def alternate(
             call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + budget_seconds
-    for _ in range(runs):
+    for _ in range(-(-runs // TURN)):
         for name, call in calls.items():
+            settle()
             call()
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+            for _ in range(TURN):
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
         if time.perf_counter() > end:
             break
     return seconds

@@ -2,8 +2,8 @@
 
 A machine drifts: clocks, temperature, neighbours. Models timed one after another would be compared
 across that drift, models timed in turns share it. Each round gives every model one turn, in an
-order drawn anew. A turn begins with one untimed call, which brings the model's weights back into
-the caches and outlasts the worker threads of another runtime that still spin after their last call.
+order drawn anew. A turn begins when the worker threads of another runtime, which spin after their
+last call, are idle, with one untimed call, which brings the model's weights back into the caches.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Literal, Self
 import numpy as np
 
 from lavit_deploy.errors import InferenceError
+from lavit_deploy.timing import settle
 from profiles.statistics import MIN_TURNS, Turns
 
 TorchRuntime = Literal["torch", "torch-compile", "cuda-graph"]
@@ -28,10 +29,11 @@ TURN_CALLS = 3
 """Timed calls in a turn, after the untimed one."""
 
 METHOD = (
-    f"one process; every round gives each model one turn in random order; a turn is one untimed "
-    f"call and {TURN_CALLS} timed ones; latency is the median over turns of each turn's median, "
-    "with the order statistics that cover it with 95 % confidence; a speed-up is the median over "
-    "rounds of the ratio within a round; percentiles are over all timed calls"
+    "one process; every round gives each model one turn in random order; a turn, begun when no "
+    f"thread works any more, is one untimed call and {TURN_CALLS} timed ones; latency is the "
+    "median over turns of each turn's median, with the order statistics that cover it with 95 % "
+    "confidence; a speed-up is the median over rounds of the ratio within a round; percentiles are "
+    "over all timed calls"
 )
 """How timings come about, as reports say it."""
 
@@ -178,6 +180,7 @@ def time_batch(
             break
         notify(f"batch {result.batch}: timing", max(done / rounds, min(elapsed / budget, 0.99)))
         for runner in order.sample(runners, len(runners)):
+            settle()
             runner.call()
             turn = [runner.call() for _ in range(TURN_CALLS)]
             result.turns.setdefault(runner.label, []).append(turn)

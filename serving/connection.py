@@ -244,6 +244,8 @@ class Connection(HttpToolsProtocol):
         shedding: Shedding | None = self.app_state.get(SHEDDING)
         if shedding is None or not self._idle or self.expect_100_continue:
             return False
+        if self.flow.write_paused:  # or answers would pile up for a client that takes none
+            return False
         parser = self.parser
         if parser.get_method() != b"POST" or parser.should_upgrade():
             return False

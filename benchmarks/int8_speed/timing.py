@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from lavit_deploy.timing import WARM_UP
+from lavit_deploy.timing import WARM_UP, settle
 
 _BLOCK_SECONDS = 0.5
 """A block of rounds lasts at least this long: the kernel counts time in hundredths of a second."""
@@ -37,7 +37,7 @@ class _Block:
 def timed_in_turn(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> Timed:
     """Time calls in turn, A B C A B C ..., and take medians over the quieter half of the blocks.
 
-    Each turn begins with a call that is not counted: threads of the one before may still spin.
+    Each turn begins when the threads of the one before are idle, with a call that is not counted.
 
     Args:
         calls: what to time, by name.
@@ -64,6 +64,7 @@ def _block(calls: Mapping[str, Callable[[], object]]) -> _Block:
     busy, start = _busy_elsewhere(), time.perf_counter()
     while (wall := time.perf_counter() - start) < _BLOCK_SECONDS:
         for name, call in calls.items():
+            settle()
             call()
             began = time.perf_counter()
             call()

@@ -102,6 +102,18 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tiny_checkpoint_file, tmp_
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("out", [".", "..", "/proc", ""])
+def test_a_folder_that_cannot_be_moved_is_refused_before_anything_is_built(
+    tiny_checkpoint_file, tmp_path, monkeypatch, out
+):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(UsageError, match=r"new folder inside it|cannot be written"):
+        main(["--ckpt", str(tiny_checkpoint_file), "--out", out, "--force"])
+    assert not any(folder.iterdir())
+
+
 @pytest.fixture(scope="module")
 def overflowing(tiny_checkpoint, tmp_path_factory):
     """A checkpoint that float16 cannot hold: one layer's features exceed 65504."""

@@ -19,7 +19,7 @@ def refusal(self, headers):
     return OverloadedError("asked for it") if "x-refuse" in headers else admits(self, headers)
 
 door.Admission.refusal = refusal
-connection.HEAD_SECONDS = connection.LINGER_SECONDS = 0.2
+connection.HEAD_SECONDS = connection.LINGER_SECONDS = connection.TAKE_SECONDS = 0.2
 from serving.cli import entry
 entry()
 """
@@ -69,6 +69,11 @@ def in_pieces(client, *pieces):
     for piece in pieces:
         client.sendall(piece)
         time.sleep(0.05)  # so that the server reads them one by one
+
+
+def send_without_end(client, data):
+    while True:
+        client.sendall(data * 1000)
 
 
 def count(server, pattern):
@@ -157,6 +162,14 @@ def test_pipelined_requests_keep_their_order(server, picture):
         for refused in ([True, False, True], [False, True, False]):
             client.sendall(b"".join(post(body, *([REFUSE] if no else [])) for no in refused))
             assert [answer(client)[0] == 503 for _ in refused] == refused
+
+
+def test_a_client_that_takes_no_refusals_is_left(server):
+    with connect(server) as client, pytest.raises(OSError, match=r"reset|Broken pipe|aborted"):
+        send_without_end(client, post(b"", REFUSE))
+    with connect(server) as client:
+        client.sendall(head(path="/readyz", method="GET"))
+        assert answer(client)[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""Turns begin on idle cores, are as many as asked for, and end with the budget."""
+
+import threading
+import time
+
+import pytest
+
+from lavit_deploy.timing import TURN, WARM_UP, alternate, median_ms, settle
+
+
+def spin(seconds):
+    """Keep a core busy for so long, in a thread."""
+    end = time.perf_counter() + seconds
+
+    def work():
+        while time.perf_counter() < end:
+            pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_it_waits_until_threads_are_idle():
+    thread = spin(0.15)
+    settle()
+    assert not thread.is_alive()
+    thread.join()
+
+
+def test_it_does_not_wait_for_ever():
+    thread = spin(3.0)
+    begun = time.perf_counter()
+    settle()
+    assert thread.is_alive()
+    assert time.perf_counter() - begun < 2.0
+    thread.join()
+
+
+@pytest.mark.parametrize(("runs", "turns"), [(1, 1), (3, 1), (4, 2), (30, 10)])
+def test_every_call_has_its_turns(runs, turns):
+    made = []
+    calls = {name: lambda name=name: made.append(name) for name in "AB"}
+    seconds = alternate(calls, runs=runs, budget_seconds=60)
+    assert {name: len(found) for name, found in seconds.items()} == dict.fromkeys(
+        "AB", turns * TURN
+    )
+    turn = "A" * (1 + TURN) + "B" * (1 + TURN)
+    assert "".join(made) == "A" * WARM_UP + "B" * WARM_UP + turn * turns
+
+
+def test_no_round_begins_after_the_budget_but_the_first():
+    seconds = alternate({"A": lambda: time.sleep(0.01)}, runs=1000, budget_seconds=0)
+    assert len(seconds["A"]) == TURN
+    assert min(seconds["A"]) >= 0.01
+
+
+def test_what_is_reported_is_the_median():
+    assert median_ms([0.003, 0.001, 0.1]) == pytest.approx(3)
