@@ -280,10 +280,8 @@ class Connection(HttpToolsProtocol):
         )
 
     def _answer(self, problem: Problem, headers: Mapping[str, str]) -> None:
-        body, status = (
-            problem.model_dump_json(exclude_defaults=True).encode(),
-            HTTPStatus(problem.status),
-        )
+        status = HTTPStatus(problem.status)
+        body = problem.model_dump_json(exclude_defaults=True).encode()
         own = (*headers.items(), ("Content-Type", MEDIA_TYPE), ("Content-Length", len(body)))
         lines = b"".join(
             (

@@ -141,7 +141,9 @@ def _draw_throughput(axes: Any, rows: Rows) -> None:  # noqa: ANN401 - matplotli
     names: Sequence[str] = servers_of(rows)
     rates = [middle(rows, name, "saturation", "throughput") or 0.0 for name in names]
     bars = axes.bar(
-        names, rates, color=["C0" if name.startswith("lavit-serve") else "C7" for name in names]
+        _lines(names),
+        rates,
+        color=["C0" if name.startswith("lavit-serve") else "C7" for name in names],
     )
     axes.bar_label(bars, fmt="%.0f", fontsize=8)
     bare = middle(rows, _BARE, "saturation", "throughput") or 0.0
@@ -160,8 +162,13 @@ def _draw_latency(axes: Any, rows: Rows) -> None:  # noqa: ANN401 - matplotlib's
         places = [place + index * 0.27 for place in range(len(names))]
         bars = axes.bar(places, heights, 0.25, label=quantile)
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
-    axes.set_xticks([place + 0.27 for place in range(len(names))], names, fontsize=8)
+    axes.set_xticks([place + 0.27 for place in range(len(names))], _lines(names), fontsize=8)
     if any(bar.get_height() for bar in axes.patches):  # every load may have been disturbed
         axes.set_yscale("log")
     axes.set_ylabel("ms, at 80 % of its own saturation")
     axes.legend(fontsize=8)
+
+
+def _lines(names: Sequence[str]) -> list[str]:
+    """Options below the server that they are of: side by side there is no room."""
+    return [name.replace(" --", "\n--") for name in names]
