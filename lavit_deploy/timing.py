@@ -10,8 +10,12 @@ WARM_UP = 2
 """Calls that are made and not counted: they allocate buffers and start threads."""
 
 TURN = 3
-"""Counted calls in a turn."""
+"""Fewest counted calls in a turn."""
 
+TURNS = 3
+"""Fewest turns: one alone would be compared across the machine's drift."""
+
+_TURN_SECONDS = 0.03  # of short calls, so that the wait between turns is not most of the time
 _LOOK = 0.012  # seconds; the kernel counts a thread that runs on every 4 or 10 ms
 _IDLE = 0.25  # cores; what remains of the process itself while it looks
 _LONGEST = 0.5
@@ -38,11 +42,11 @@ def alternate(
     """Time several calls in turn, A B C A B C ..., so that drift hits all of them alike.
 
     Each turn begins when the threads of the one before are idle, with a call that is not counted,
-    since the caches hold another's data; `TURN` calls are.
+    since the caches hold another's data; then at least `TURN` calls are.
 
     Args:
         calls: what to time, by name.
-        runs: calls of each to time, rounded up to whole turns.
+        runs: calls of each to time, at least; rounded up to whole turns.
         budget_seconds: after this long no new round begins, but at least one is timed.
 
     Returns:
@@ -53,16 +57,22 @@ def alternate(
             call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + budget_seconds
-    for _ in range(-(-runs // TURN)):
+    while any(len(found) < runs for found in seconds.values()):
         for name, call in calls.items():
-            settle()
-            call()
-            for _ in range(TURN):
-                start = time.perf_counter()
-                call()
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name] += _turn(call, most=max(TURN, -(-runs // TURNS)))
         if time.perf_counter() > end:
             break
+    return seconds
+
+
+def _turn(call: Callable[[], object], *, most: int) -> list[float]:
+    settle()
+    call()
+    seconds: list[float] = []
+    while len(seconds) < TURN or (len(seconds) < most and sum(seconds) < _TURN_SECONDS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
     return seconds
 
 

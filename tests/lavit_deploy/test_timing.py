@@ -2,10 +2,12 @@
 
 import threading
 import time
+from functools import partial
+from itertools import groupby
 
 import pytest
 
-from lavit_deploy.timing import TURN, WARM_UP, alternate, median_ms, settle
+from lavit_deploy.timing import TURN, TURNS, WARM_UP, alternate, median_ms, settle
 
 
 def spin(seconds):
@@ -37,16 +39,25 @@ def test_it_does_not_wait_for_ever():
     thread.join()
 
 
-@pytest.mark.parametrize(("runs", "turns"), [(1, 1), (3, 1), (4, 2), (30, 10)])
-def test_every_call_has_its_turns(runs, turns):
+@pytest.mark.parametrize("runs", [1, 4, 30])
+@pytest.mark.parametrize("sleep", [0.0, 0.015])
+def test_calls_are_made_in_turns(runs, sleep):
     made = []
-    calls = {name: lambda name=name: made.append(name) for name in "AB"}
+
+    def call(name):
+        made.append(name)
+        time.sleep(sleep)
+
+    calls = {name: partial(call, name) for name in "AB"}
     seconds = alternate(calls, runs=runs, budget_seconds=60)
-    assert {name: len(found) for name, found in seconds.items()} == dict.fromkeys(
-        "AB", turns * TURN
-    )
-    turn = "A" * (1 + TURN) + "B" * (1 + TURN)
-    assert "".join(made) == "A" * WARM_UP + "B" * WARM_UP + turn * turns
+    assert made[: 2 * WARM_UP] == [*"A" * WARM_UP, *"B" * WARM_UP]
+    turns = [(name, len(list(group))) for name, group in groupby(made[2 * WARM_UP :])]
+    for name in "AB":
+        lengths = [length for whose, length in turns if whose == name]
+        assert sum(lengths) - len(lengths) == len(seconds[name]) >= runs  # one of each not counted
+        assert min(lengths) > TURN
+        assert len(lengths) >= min(TURNS, -(-runs // TURN))
+    assert min(map(min, seconds.values())) >= sleep
 
 
 def test_no_round_begins_after_the_budget_but_the_first():
