@@ -150,16 +150,7 @@ def _source(variant: Variant) -> Any:  # noqa: ANN401 # Triton publishes no type
     from lavit_deploy.kernels.less_attention_kernel import less_attention_kernel
 
     tile = variant.tile
-    constants: dict[str, int | bool | str] = {
-        "BLOCK_N": tile.block_n,
-        "BLOCK_K": tile.block_k,
-        "BLOCK_M": tile.block_m,
-        "BLOCK_J": tile.block_j,
-        "BLOCK_D": tile.block_d,
-        "ALIGN_N": tile.align_n,
-        "SINGLE": tile.single,
-        "PRODUCTS": tile.products,
-    }
+    constants = tile.constants()
     scores, values = f"*{variant.scores}", f"*{variant.values}"
     types = (scores, scores, "*fp32", "*fp32", values, values, scores)
     signature = dict(zip(POINTERS, types, strict=True))

@@ -52,6 +52,19 @@ class Tile:
     warps: int
     stages: int
 
+    def constants(self) -> dict[str, int | bool | str]:
+        """The kernel's `constexpr` arguments by name; warps and stages are options of a launch."""
+        return {
+            "BLOCK_N": self.block_n,
+            "BLOCK_K": self.block_k,
+            "BLOCK_M": self.block_m,
+            "BLOCK_J": self.block_j,
+            "BLOCK_D": self.block_d,
+            "ALIGN_N": self.align_n,
+            "SINGLE": self.single,
+            "PRODUCTS": self.products,
+        }
+
 
 def tile_for(tokens: int, keys: int, types: Types) -> Tile:
     """The tile for scores of a shape.

@@ -19,15 +19,20 @@ from lavit_deploy.runtimes.aoti import AotiRuntime
 from lavit_deploy.runtimes.opening import open_artifact
 
 
+def bundle_of(checkpoint, folder, *options):
+    """A bundle whose package takes batches of 1 to 8."""
+    if shutil.which("g++") is None:
+        pytest.skip("AOTInductor needs a C++ compiler")
+    out = folder / "tiny.bundle"
+    arguments = ["--ckpt", str(checkpoint), "--target", "aoti", "--device", "cpu", *options]
+    assert main([*arguments, "--batch", "1", "2", "8", "--out", str(out)]) == 0
+    return Bundle.open(out)
+
+
 @pytest.fixture(scope="module")
 def package(tiny_checkpoint_file, tmp_path_factory):
     """A bundle with the package that AOTInductor compiles for this CPU."""
-    if shutil.which("g++") is None:
-        pytest.skip("AOTInductor needs a C++ compiler")
-    out = tmp_path_factory.mktemp("aoti") / "tiny.bundle"
-    arguments = ["--ckpt", str(tiny_checkpoint_file), "--target", "aoti", "--device", "cpu"]
-    assert main([*arguments, "--batch", "1", "2", "8", "--out", str(out)]) == 0
-    return Bundle.open(out)
+    return bundle_of(tiny_checkpoint_file, tmp_path_factory.mktemp("aoti"))
 
 
 def test_a_compiled_package_predicts_what_the_checkpoint_predicts(package, pictures):
@@ -51,13 +56,7 @@ def test_a_compiled_package_predicts_what_the_checkpoint_predicts(package, pictu
 @pytest.fixture(scope="module")
 def fused(tiny_checkpoint_file, tmp_path_factory):
     """The same with narrow MLPs as one operator."""
-    if shutil.which("g++") is None:
-        pytest.skip("AOTInductor needs a C++ compiler")
-    out = tmp_path_factory.mktemp("aoti") / "fused.bundle"
-    arguments = ["--ckpt", str(tiny_checkpoint_file), "--target", "aoti", "--device", "cpu"]
-    arguments += ["--mlp", "fused", "--batch", "1", "2", "8"]
-    assert main([*arguments, "--out", str(out)]) == 0
-    return Bundle.open(out)
+    return bundle_of(tiny_checkpoint_file, tmp_path_factory.mktemp("aoti"), "--mlp", "fused")
 
 
 def test_fused_mlps_predict_what_the_checkpoint_predicts(fused, package):

@@ -8,10 +8,12 @@ import re
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
+from tritonclient.grpc import model_config_pb2
 
 from export.cli import main
 from export.parity import TOLERANCES
@@ -35,11 +37,7 @@ BATCH = BatchRange(minimum=1, optimum=4, maximum=8)
 @pytest.fixture(scope="module")
 def schema():
     """Triton's own `ModelConfig`."""
-    return pytest.importorskip(
-        "tritonclient.grpc.model_config_pb2",
-        reason="tritonclient[grpc] brings Triton's schema",
-        exc_type=ImportError,
-    )
+    return model_config_pb2
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +145,6 @@ def test_the_onnx_model_answers_as_the_bundle_does(exported, pictures):
 def test_the_openvino_model_finds_its_weights_and_has_the_configured_tensors(
     exported, parse, pictures
 ):
-    openvino = pytest.importorskip("openvino")
     artifact, folder = next(pair for pair in models(exported) if pair[0].runtime == "openvino")
     config = parse((folder / "config.pbtxt").read_text())
     file = folder / "1" / config.default_model_filename

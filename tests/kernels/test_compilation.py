@@ -49,17 +49,7 @@ def test_arguments_of_one_which_triton_makes_constants_compile(ones):
     from lavit_deploy.kernels.less_attention_kernel import less_attention_kernel
 
     tile = tile_for(1, 1, "half")
-    constants = {
-        "BLOCK_N": tile.block_n,
-        "BLOCK_K": tile.block_k,
-        "BLOCK_M": tile.block_m,
-        "BLOCK_J": tile.block_j,
-        "BLOCK_D": tile.block_d,
-        "ALIGN_N": tile.align_n,
-        "SINGLE": tile.single,
-        "PRODUCTS": tile.products,
-        **dict.fromkeys(ones, 1),
-    }
+    constants = tile.constants() | dict.fromkeys(ones, 1)
     made = compiled(
         less_attention_kernel, LESS_ATTENTION, constants, 90, warps=tile.warps, stages=tile.stages
     )

@@ -1,3 +1,4 @@
+import onnx
 import pytest
 
 from profiles.node_profiles import Node, artifact_split, inherited, onnx_places
@@ -15,7 +16,6 @@ def artifact(tiny_bundle):
 
 
 def test_nodes_of_an_exported_file_belong_where_their_modules_do(tiny_bundle, artifact):
-    onnx = pytest.importorskip("onnx")
     file = tiny_bundle.path / artifact.file
     places = onnx_places(file, SPLITS["lavit"])
     nodes = onnx.load(file).graph.node
@@ -38,7 +38,6 @@ def test_onnxruntimes_profile_covers_the_parts_that_the_architecture_has(tiny_bu
 
 
 def test_openvinos_profile_covers_them_too(tiny_bundle, artifact):
-    pytest.importorskip("openvino")
     # OpenVINO reads the ONNX file itself; no other artifact is needed for its node profile.
     as_openvino = artifact.model_copy(update={"runtime": "openvino"})
     split = artifact_split(tiny_bundle, as_openvino, batch=1, calls=3, threads=1)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lavit_deploy.errors import ProfileError
+from lavit_deploy.kernels import less_attention as kernels
 from profiles.parts import SPLITS
 from profiles.tracing import trace
 
@@ -130,7 +131,6 @@ def test_an_einsum_without_a_rule_is_refused_not_guessed():
 @settings(max_examples=10, deadline=None)
 @given(batch=sizes, heads=sizes, queries=sizes, keys=sizes, width=sizes)
 def test_the_less_attention_operator_counts_what_its_parts_do(batch, heads, queries, keys, width):
-    kernels = pytest.importorskip("lavit_deploy.kernels.less_attention")
     along_queries, along_keys = torch.zeros(queries, queries), torch.zeros(keys, keys)
     constant, values = torch.zeros(queries, keys), torch.zeros(batch, heads, keys, width)
 

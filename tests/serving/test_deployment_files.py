@@ -5,13 +5,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from serving import configuration
 from serving.cli import make_parser
-
-yaml = pytest.importorskip("yaml")
-kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"

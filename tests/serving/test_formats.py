@@ -58,12 +58,13 @@ def test_the_pixels_are_those_of_the_picture(kind):
 
 
 def test_the_orientation_is_applied_once(kind):
-    if kind == "HEIF":
-        pytest.skip("pillow-heif stores the turn as EXIF alone, which readers of HEIC ignore")
     exif = Image.Exif()
     exif[0x0112] = 6  # stored turned by 90 degrees against the clock
     turned = quarters().transpose(Image.Transpose.ROTATE_90)
-    assert_quarters(read(encoded(turned, kind, exif=exif)))
+    found = read(encoded(turned, kind, exif=exif))
+    if kind == "HEIF":  # the file's own property says how to turn it, and this one has none
+        found = np.rot90(found, -1)  # [64, 48, 3] -> [48, 64, 3]
+    assert_quarters(found)
 
 
 def test_transparency_is_laid_on_white(kind):

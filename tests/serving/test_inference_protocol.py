@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tritonclient import http
+from tritonclient.utils import InferenceServerException
 
 SCALE = 10.0  # of the graph in conftest: logit = SCALE / 255 * mean of a channel
 TOLERANCE = 1e-5  # float32 means of 4096 bytes, times a slope below 0.04
@@ -292,7 +294,6 @@ def test_no_request_of_this_shape_gives_a_server_error(client, data):
 @pytest.fixture
 def triton(serve, bundle_path):
     """Triton's own client, connected to a real server."""
-    http = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
     server = serve(bundle_path)
     connection = http.InferenceServerClient(server.url.removeprefix("http://"), concurrency=2)
     yield http, connection
@@ -355,9 +356,8 @@ def test_tritons_client_runs_requests_at_the_same_time(triton):
 
 def test_tritons_client_understands_a_refusal(triton):
     http, connection = triton
-    exception = pytest.importorskip("tritonclient.utils").InferenceServerException
     tensor = http.InferInput("images", [1, 2, 2, 3], "UINT8")
     tensor.set_data_from_numpy(np.zeros((1, 2, 2, 3), dtype=np.uint8))
-    with pytest.raises(exception, match="must be UINT8") as refused:
+    with pytest.raises(InferenceServerException, match="must be UINT8") as refused:
         connection.infer("colours", [tensor])
     assert refused.value.status() == "400"

@@ -5,9 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
-
-yaml = pytest.importorskip("yaml", reason="PyYAML reads the alerting rules")
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DOCS = Path(__file__).parents[2] / "docs"

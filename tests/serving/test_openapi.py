@@ -3,10 +3,7 @@
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
-
-import pytest
 
 CONFIGURATION = """
 [parameters]
@@ -29,7 +26,6 @@ checks.negative_data_rejection.expected-statuses = ["400", "404", "413", "415", 
 """
 
 
-@pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed")
 def test_schemathesis_finds_no_answer_that_contradicts_the_description(
     serve, bundle_path, tmp_path
 ):

@@ -15,22 +15,20 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
+import yaml
+from ray import serve
 
 from lavit_deploy.errors import InferenceError, ParityError, UsageError
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 from serving.batching import Batcher
-
-pytest.importorskip("ray.serve", reason='Ray is not installed: pip install "lavit-deploy[ray]"')
-psutil = pytest.importorskip("psutil")
-
-import ray  # noqa: E402 - what follows needs it
-from ray import serve  # noqa: E402
-
-from serving.ray_app import Options, Replica, build  # noqa: E402
+from serving.ray_app import Options, Replica, build
 
 PATIENCE = 30.0
 APPLICATION = f"test-{os.getpid()}"
+
 ROOT = Path(__file__).parents[2]
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 RETRIES = 5
@@ -344,7 +342,6 @@ def test_every_option_is_explained():
 
 
 def test_the_config_file_of_the_documentation_is_taken():
-    yaml = pytest.importorskip("yaml")
     page = (ROOT / "docs" / "deploying.md").read_text()
     (application,) = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["applications"]
     module, _, name = application["import_path"].partition(":")

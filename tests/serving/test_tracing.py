@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from opentelemetry.exporter.otlp.proto.http import trace_exporter
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from lavit_deploy.errors import MissingDependencyError
 from serving.app import create_app
@@ -20,10 +23,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.fixture
 def exporter():
-    memory = pytest.importorskip(
-        "opentelemetry.sdk.trace.export.in_memory_span_exporter", reason="needs the extra otel"
-    )
-    return memory.InMemorySpanExporter()
+    return InMemorySpanExporter()
 
 
 @pytest.fixture
@@ -116,15 +116,14 @@ def test_an_endpoint_without_the_extra_is_refused_and_a_variable_only_told(monke
 
 @pytest.mark.parametrize("endpoint", ["http://h:1", "http://h:1/", "http://h:1/v1/traces"])
 def test_spans_go_to_the_collectors_path(endpoint, monkeypatch):
-    exporter = pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
     given = []
-    made = exporter.OTLPSpanExporter.__init__
+    made = trace_exporter.OTLPSpanExporter.__init__
 
     def seen(self, **options):
         given.append(options["endpoint"])
         made(self, **options)
 
-    monkeypatch.setattr(exporter.OTLPSpanExporter, "__init__", seen)
+    monkeypatch.setattr(trace_exporter.OTLPSpanExporter, "__init__", seen)
     Tracing.load(endpoint, {}).close()
     assert given == ["http://h:1/v1/traces"]
 
@@ -152,8 +151,6 @@ def collector():
 def test_the_last_spans_reach_the_collector_before_the_process_ends(
     collector, serve, bundle_path, picture, post
 ):
-    trace = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
-    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     address, taken = collector
     server = serve(bundle_path, "--otlp-endpoint", address)
     assert post(f"{server.url}/classify", picture())[0] == 200
@@ -163,7 +160,7 @@ def test_the_last_spans_reach_the_collector_before_the_process_ends(
         assert path == "/v1/traces"
         # The exporter packs what it sends.
         data = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
-        message = trace.ExportTraceServiceRequest.FromString(data)
+        message = trace_service_pb2.ExportTraceServiceRequest.FromString(data)
         for resource in message.resource_spans:
             facts = {item.key: item.value.string_value for item in resource.resource.attributes}
             assert facts["service.name"] == "lavit-serve"
