@@ -3,7 +3,7 @@
 For each model and batch size every runtime is called in turn in one process, so that drift of the
 machine's speed hits all of them; models follow one another. Reported are medians and ratios.
 
-    python benchmarks/cpu_inference.py --out profiles/reports/cpu-inference
+    python benchmarks/cpu_inference.py --out docs/reports/cpu-inference
     python benchmarks/cpu_inference.py --models lavit_s --batch 8 --compile
 
 What is compared:
@@ -34,23 +34,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from export.onnx_graph import write_onnx
-from export.parity import compare, run_artifact
-from export.pictures import sample_pictures
-from export.targets.openvino import ensure_ir
-from lavit_deploy.checkpoint import Checkpoint
-from lavit_deploy.config import PRESETS, preset
-from lavit_deploy.environment import Environment, available_cores
-from lavit_deploy.files import write_text
+from lavit_deploy.common.alternation import alternate, median_ms
+from lavit_deploy.common.atomic_files import write_text
+from lavit_deploy.common.environment import Environment, available_cores
+from lavit_deploy.export.graphs.onnx_graph import write_onnx
+from lavit_deploy.export.judging.parity_pictures import sample_pictures
+from lavit_deploy.export.judging.reference import compare, run_artifact
+from lavit_deploy.export.targets.openvino import ensure_ir
 from lavit_deploy.folding.fold import fold
 from lavit_deploy.manifest import BatchRange
-from lavit_deploy.model import LaViT
+from lavit_deploy.model.checkpoint import Checkpoint
+from lavit_deploy.model.config import PRESETS, preset
+from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess, normalise
+from lavit_deploy.profiles.baselines.build import build
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, import_openvino
-from lavit_deploy.timing import alternate, median_ms
 from profiles.baselines import BASELINES
-from profiles.building import build
 
 MODELS = (
     "lavit_t",

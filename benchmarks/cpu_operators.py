@@ -4,7 +4,7 @@ Two tables: time by kind of operator (OpenVINO's own counters, one stream), and 
 and compilation called in turn. Variants named "without" compute something else: what they save is
 the most that a faster form of that operator could.
 
-    python benchmarks/cpu_operators.py --out profiles/reports/cpu-inference
+    python benchmarks/cpu_operators.py --out docs/reports/cpu-inference
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import torch
 from cpu_inference import matrix_product_peaks, our_runtimes
 from onnx import helper
 
-from export.pictures import sample_pictures
-from lavit_deploy.config import preset
-from lavit_deploy.environment import Environment, available_cores
-from lavit_deploy.files import write_text
+from lavit_deploy.common.alternation import alternate, median_ms
+from lavit_deploy.common.atomic_files import write_text
+from lavit_deploy.common.environment import Environment, available_cores
+from lavit_deploy.export.judging.parity_pictures import sample_pictures
 from lavit_deploy.folding.fold import fold
-from lavit_deploy.model import LaViT
+from lavit_deploy.model.config import preset
+from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.runtimes.openvino import import_openvino, precision_config
-from lavit_deploy.timing import alternate, median_ms
 
 _BATCH = 8
 _PROFILED_CALLS = 15

@@ -1,7 +1,7 @@
 """What the diagonality-preserving loss does to LA maps and to accuracy: with and without.
 
 Trains lavit_micro on scikit-learn's digits with `lavit-train`, each weight with the same seeds, and
-writes profiles/reports/dp-loss/: README.md, its plots, and results.json. Everything is measured
+writes docs/reports/dp-loss/: README.md, its plots, and results.json. Everything is measured
 on the held-out digits with the averaged weights of the last epoch, so no epoch is chosen by them.
 
     python benchmarks/dp_loss.py --epochs 25 --jobs 2
@@ -29,14 +29,14 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from lavit_deploy.checkpoint import load_checkpoint
-from lavit_deploy.config import lavit_micro
-from lavit_deploy.environment import Environment
-from lavit_deploy.files import atomic_path, write_text
-from lavit_deploy.losses import asymmetry, diagonal_share, square_map
-from lavit_deploy.model import LaViT
+from lavit_deploy.common.atomic_files import atomic_path, write_text
+from lavit_deploy.common.environment import Environment
+from lavit_deploy.datasets import DataSource, digit_pictures
+from lavit_deploy.model.checkpoint import load_checkpoint
+from lavit_deploy.model.config import lavit_micro
+from lavit_deploy.model.lavit import LaViT
+from lavit_deploy.model.losses import asymmetry, diagonal_share, square_map
 from lavit_deploy.preprocess import normalise
-from lavit_deploy.training.pictures import DataSource, digit_pictures
 from lavit_deploy.training.trainer import LAST
 
 WEIGHTS = (0.0, 0.01, 0.03, 0.1)
@@ -203,7 +203,7 @@ def _markdown(content: dict, names: list[str]) -> str:  # type: ignore[type-arg]
             f"seeds {', '.join(map(str, SEEDS))} for every weight. Measured on the "
             "360 held-out digits with the averaged weights after the last epoch; ± is the standard "
             f"deviation over the {len(SEEDS)} seeds. Maps are M x M with M = {keys} "
-            "(`lavit_deploy.losses.square_map`)."
+            "(`lavit_deploy.model.losses.square_map`)."
         ),
         "",
         "## Accuracy",

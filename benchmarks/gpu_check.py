@@ -24,11 +24,11 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lavit_deploy.bundle import Bundle
-from lavit_deploy.environment import Environment
-from lavit_deploy.errors import UsageError
-from lavit_deploy.files import write_text
-from lavit_deploy.gpu import Gpu, find_gpu
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.common.atomic_files import write_text
+from lavit_deploy.common.environment import Environment
+from lavit_deploy.common.errors import UsageError
+from lavit_deploy.common.gpu import Gpu, find_gpu
 from lavit_deploy.manifest import Artifact
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -106,7 +106,10 @@ def _exports(
     checks, artifacts = [], []
     for name, arguments in (_SMOKE_EXPORTS if options.smoke else _EXPORTS).items():
         bundle = out / f"{name}.bundle"
-        program = "import sys; sys.argv[0] = 'lavit-export'; from export.cli import entry; entry()"
+        program = (
+            "import sys; sys.argv[0] = 'lavit-export'\n"
+            "from lavit_deploy.export.cli import entry; entry()"
+        )
         command = [sys.executable, "-c", program, "--ckpt", str(options.ckpt.resolve())]
         command += ["--out", str(bundle), "--force", "--device", options.device]
         check = _run(f"export {' '.join(arguments)}", [*command, *arguments, *plugin], out)
@@ -208,6 +211,6 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    from lavit_deploy.cli import run
+    from lavit_deploy.common.command_line import run
 
     sys.exit(run(main))

@@ -1,6 +1,6 @@
 """LaViT and its rivals on a GPU, in the ways that a user would try, timed in turn in one run.
 
-    python benchmarks/gpu_inference.py --out profiles/reports/gpu-inference
+    python benchmarks/gpu_inference.py --out docs/reports/gpu-inference
     python benchmarks/gpu_inference.py --models lavit_s --batch 64 --ways eager ours
     TRITON_INTERPRET=1 python benchmarks/gpu_inference.py --device cpu --smoke
 
@@ -40,21 +40,21 @@ import torch
 from cpu_inference import rival
 from torch import Tensor, nn
 
-from export.pictures import sample_pictures
-from export.precision import to_precision
-from export.targets.aoti import compile_package
-from lavit_deploy import cli
-from lavit_deploy.config import PRESETS, preset
-from lavit_deploy.environment import Environment
-from lavit_deploy.errors import MissingDependencyError, UsageError
-from lavit_deploy.files import write_text
+from lavit_deploy.common import command_line
+from lavit_deploy.common.alternation import median_ms
+from lavit_deploy.common.atomic_files import write_text
+from lavit_deploy.common.environment import Environment
+from lavit_deploy.common.errors import MissingDependencyError, UsageError
+from lavit_deploy.export.graphs.precision import to_precision
+from lavit_deploy.export.judging.parity_pictures import sample_pictures
+from lavit_deploy.export.targets.aoti import compile_package
 from lavit_deploy.folding.fold import default_rewrites, fold
-from lavit_deploy.kernels.fused_less_attention import FuseLessAttention
-from lavit_deploy.kernels.narrow_mlps import FuseNarrowMlps
-from lavit_deploy.model import LaViT
+from lavit_deploy.kernels.rewrite_less_attention import FuseLessAttention
+from lavit_deploy.kernels.rewrite_mlp import FuseNarrowMlps
+from lavit_deploy.model.config import PRESETS, preset
+from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess, normalise
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
-from lavit_deploy.timing import median_ms
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -354,4 +354,4 @@ def markdown(rows: list[dict[str, object]], device: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(command_line.run(main))

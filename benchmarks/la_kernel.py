@@ -36,13 +36,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lavit_deploy import cli
-from lavit_deploy.config import STAGES, lavit_s
-from lavit_deploy.environment import Environment
-from lavit_deploy.errors import UsageError
-from lavit_deploy.files import write_text
+from lavit_deploy.common import command_line
+from lavit_deploy.common.atomic_files import write_text
+from lavit_deploy.common.environment import Environment
+from lavit_deploy.common.errors import UsageError
 from lavit_deploy.kernels import less_attention as operators
-from lavit_deploy.kernels.tiles import Tile, Types, tile_for
+from lavit_deploy.kernels.tile_sizes import Tile, Types, tile_for
+from lavit_deploy.model.config import STAGES, lavit_s
 
 Operands = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Call = Callable[[], object]
@@ -320,4 +320,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(command_line.run(main))

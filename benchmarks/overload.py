@@ -1,7 +1,7 @@
 """Goodput under more load than the service can take, by clients that wait only so long.
 
     python benchmarks/overload.py --bundle lavit_s.bundle --artifact openvino-bf16 \
-        --deadline-ms 1000 --out profiles/reports/serving
+        --deadline-ms 1000 --out docs/reports/serving
 
 The service's capacity is measured first: 64 requests under way. Then open-loop Poisson loads of
 several times that rate, every request with `X-Request-Timeout-Ms`. Goodput counts an answer only if
@@ -23,8 +23,8 @@ from serving_load.pictures import PHOTO, SMALL, write_pictures
 from serving_load.servers import Running, ours, running
 from serving_load.summary import quantiles
 
-from lavit_deploy.environment import Environment, command_line
-from lavit_deploy.files import write_text
+from lavit_deploy.common.atomic_files import write_text
+from lavit_deploy.common.environment import Environment, command_line
 
 CLIENTS = 64
 NICE = "-10"

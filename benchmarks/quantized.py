@@ -4,9 +4,9 @@
     lavit-export --ckpt inputs/lavit_s.pth --int8 --calib inputs/calib --eval inputs/held \
         --out lavit_s.bundle
     python benchmarks/quantized.py --bundle lavit_s.bundle --checkpoint inputs/lavit_s.pth \
-        --calib inputs/calib --eval inputs/held --out profiles/reports/quantized
+        --calib inputs/calib --eval inputs/held --out docs/reports/quantized
     python benchmarks/quantized.py --rival pvt_small swin_tiny \
-        --calib inputs/calib --eval inputs/held --out profiles/reports/quantized
+        --calib inputs/calib --eval inputs/held --out docs/reports/quantized
 
 All artifacts of a model are compared with `plain`, torch.onnx.export as it comes in ONNX Runtime
 float32, on the held-out pictures, and timed in turn with it. Rivals go through the same code of
@@ -28,10 +28,10 @@ from int8_speed.models import Measured, open_bundle, open_rival
 from int8_speed.report import BATCHES, PLAIN, Row, merged, read_rows, write_report
 from int8_speed.timing import timed_in_turn
 
-from export.quantization.accuracy import loss
-from export.quantization.calibration import LabelledPictures, open_split
-from lavit_deploy.bundle import Bundle
-from lavit_deploy.checkpoint import load_checkpoint
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.export.quantization.accuracy_loss import loss
+from lavit_deploy.export.quantization.calibration import LabelledPictures, open_split
+from lavit_deploy.model.checkpoint import load_checkpoint
 from lavit_deploy.preprocess import Pixels, Preprocess
 from lavit_deploy.runtimes.base import Logits
 from profiles.baselines import BASELINES

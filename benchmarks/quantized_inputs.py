@@ -24,12 +24,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from export.pictures import SAMPLES
-from lavit_deploy.checkpoint import save_checkpoint
-from lavit_deploy.config import preset
-from lavit_deploy.model import LaViT
+from lavit_deploy.datasets import Pictures, digit_pictures
+from lavit_deploy.export.judging.parity_pictures import SAMPLES
+from lavit_deploy.model.checkpoint import save_checkpoint
+from lavit_deploy.model.config import preset
+from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess, decode, normalise
-from lavit_deploy.training.pictures import Pictures, digit_pictures
 
 _CROPS = 40
 _SIDE = 256

@@ -1,7 +1,7 @@
 """Our service beside LitServe, BentoML, Ray Serve and a plain FastAPI handler.
 
     python benchmarks/serving.py --bundle digits.bundle --artifact openvino-bf16 --pictures small \
-        --peers VENVS --rounds 3 --out profiles/reports/serving
+        --peers VENVS --rounds 3 --out docs/reports/serving
 
 VENVS holds a virtual environment for each peer: `peer_litserve`, `peer_bentoml`, `peer_ray`, each
 with the peer, onnxruntime, openvino, pillow, pydantic and python-multipart. FastAPI runs in ours.
@@ -30,8 +30,8 @@ from serving_load import drawing
 from serving_load.pictures import PHOTO, SMALL, write_pictures
 from serving_load.servers import PEERS, Running, Server, ours, running
 
-from lavit_deploy.environment import Environment, command_line
-from lavit_deploy.files import write_text
+from lavit_deploy.common.atomic_files import write_text
+from lavit_deploy.common.environment import Environment, command_line
 
 CLIENTS = 64
 """Requests under way in the load that saturates: eight batches."""

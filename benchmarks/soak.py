@@ -1,7 +1,7 @@
 """The service for some minutes at 80 % load, with hostile clients among the good ones.
 
     python benchmarks/soak.py --bundle lavit_s.bundle --artifact openvino-bf16 --minutes 10 \
-        --out profiles/reports/serving
+        --out docs/reports/serving
 
 Its capacity is measured first, then good clients send 80 % of it (open-loop, Poisson) while others
 send garbage, truncated and damaged pictures, decompression bombs, bodies over the limit, slow
@@ -28,8 +28,8 @@ from serving_load.pictures import PHOTO, SMALL, write_pictures
 from serving_load.servers import Running, ours, running
 from serving_load.summary import quantiles
 
-from lavit_deploy.environment import Environment, command_line
-from lavit_deploy.files import atomic_path, write_text
+from lavit_deploy.common.atomic_files import atomic_path, write_text
+from lavit_deploy.common.environment import Environment, command_line
 
 CLIENTS = 64
 LOAD = 0.8

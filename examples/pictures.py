@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from lavit_deploy.files import atomic_path
-from lavit_deploy.training.pictures import DataSource, digit_pictures
+from lavit_deploy.common.atomic_files import atomic_path
+from lavit_deploy.datasets import DataSource, digit_pictures
 
 FOLDER = Path(__file__).resolve().parent / "images"
 

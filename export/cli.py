@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
-from export.request import TARGETS, EngineOptions, LessAttention, NarrowMlp, Request
-from lavit_deploy import cli
-from lavit_deploy.config import PRESETS
-from lavit_deploy.errors import MissingDependencyError, UsageError
+from lavit_deploy.common import command_line
+from lavit_deploy.common.errors import MissingDependencyError, UsageError
+from lavit_deploy.export.request import TARGETS, EngineOptions, LessAttention, NarrowMlp, Request
 from lavit_deploy.manifest import BatchRange, Precision
+from lavit_deploy.model.config import PRESETS
 
 if TYPE_CHECKING:
-    from export.quantization.asked import Quantize
-    from lavit_deploy.checkpoint import Checkpoint
+    from lavit_deploy.export.quantization.options import Quantize
+    from lavit_deploy.model.checkpoint import Checkpoint
 
 PARITY_FAILED = 1
 """Exit code when the bundle was written but an artifact that was asked for failed parity."""
@@ -36,7 +36,7 @@ exit codes: 0 done, 1 an artifact that was asked for failed parity or could not 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of `lavit-export`."""
-    parser = cli.parser(
+    parser = command_line.parser(
         "lavit-export",
         "Turn a LaViT checkpoint into a bundle: exported, compared with the original, timed.",
         _EXAMPLES,
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None) -> int:
         0, or 1 if an artifact that was asked for failed parity or could not be built.
 
     Raises:
-        LavitError: what the user can mend; `lavit_deploy.cli.run` says it.
+        LavitError: what the user can mend; `lavit_deploy.common.command_line.run` says it.
     """
     options = make_parser().parse_args(arguments)
     start = time.perf_counter()
@@ -144,16 +144,16 @@ def main(arguments: Sequence[str] | None) -> int:
     try:
         from rich.console import Console
 
-        from export import pipeline, report
-        from export.pictures import folder_pictures, sample_pictures
-        from export.plan import make_plan
-        from lavit_deploy.checkpoint import load_checkpoint
+        from lavit_deploy.export import console, pipeline
+        from lavit_deploy.export.judging.parity_pictures import folder_pictures, sample_pictures
+        from lavit_deploy.export.plan import make_plan
+        from lavit_deploy.model.checkpoint import load_checkpoint
     except ImportError as error:
         raise MissingDependencyError(
             error.name or "a package", extra="export", purpose="run lavit-export"
         ) from None
 
-    console = Console()
+    terminal = Console()
     pipeline.check_destination(out, force=options.force)
     checkpoint = load_checkpoint(options.ckpt, arch=options.arch, use_ema=options.use_ema)
     if options.classes:
@@ -181,9 +181,9 @@ def main(arguments: Sequence[str] | None) -> int:
         name=options.name or options.ckpt.stem,
         fold=not options.no_fold,
     )
-    report.print_plan(console, job, out)
-    bundle = report.export_with_progress(console, job, out, force=options.force)
-    report.print_result(console, job, bundle, time.perf_counter() - start)
+    console.print_plan(terminal, job, out)
+    bundle = console.export_with_progress(terminal, job, out, force=options.force)
+    console.print_result(terminal, job, bundle, time.perf_counter() - start)
     failed = {item.name for item in bundle.manifest.artifacts if not item.passed}
     failed.update(bundle.manifest.not_built)
     return PARITY_FAILED if failed - job.plan.extras else 0
@@ -203,8 +203,8 @@ def _quantize(options: argparse.Namespace, checkpoint: Checkpoint) -> Quantize |
         raise UsageError("--int8 needs --calib DIR, a folder of real pictures, or --calib digits")
     if not 0.0 <= options.max_drop <= 100.0:
         raise UsageError(f"--max-drop {options.max_drop}: expected points, 0 to 100")
-    from export.quantization.asked import Quantize
-    from export.quantization.calibration import open_split
+    from lavit_deploy.export.quantization.calibration import open_split
+    from lavit_deploy.export.quantization.options import Quantize
 
     split = open_split(options.calib, options.eval, checkpoint.preprocess, checkpoint.classes)
     return Quantize(split, options.max_drop)
@@ -312,7 +312,7 @@ def read_classes(path: Path, count: int) -> tuple[str, ...]:
 def entry() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(cli.run(main))
+    sys.exit(command_line.run(main))
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:

@@ -9,24 +9,24 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from export.parity import reference_logits
-from export.pictures import Pictures
-from export.plan import Plan
-from export.targets.base import NotBuilt, Progress
-from export.triton_server.repository import check_names, write_repository
-from export.workbench import Workbench
 from lavit_deploy import __version__
-from lavit_deploy.bundle import Bundle
-from lavit_deploy.checkpoint import Checkpoint
-from lavit_deploy.environment import Environment, command_line
-from lavit_deploy.errors import ExportError, UsageError
-from lavit_deploy.files import atomic_directory
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.bundle.measurement import retune, save
+from lavit_deploy.common.atomic_files import atomic_directory
+from lavit_deploy.common.environment import Environment, command_line
+from lavit_deploy.common.errors import ExportError, UsageError
+from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.parity_pictures import Pictures
+from lavit_deploy.export.judging.reference import reference_logits
+from lavit_deploy.export.plan import Plan
+from lavit_deploy.export.targets.target import NotBuilt, Progress
+from lavit_deploy.export.triton_server.repository import check_names, write_repository
 from lavit_deploy.folding.fold import Folding
 from lavit_deploy.folding.fold import fold as fold_model
 from lavit_deploy.manifest import Artifact, BatchRange, Manifest
 from lavit_deploy.manifest import Checkpoint as CheckpointRecord
-from lavit_deploy.model import LaViT
-from lavit_deploy.tuning import retune, save
+from lavit_deploy.model.checkpoint import Checkpoint
+from lavit_deploy.model.lavit import LaViT
 
 TRITON = "triton-repo"
 """The step, and what the manifest calls it where it could not be built."""

@@ -6,22 +6,22 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from export.mobile.target import plan_format
-from export.request import Request
-from export.targets.aoti import plan_aoti
-from export.targets.base import Step, Target
-from export.targets.coreml import COREML
-from export.targets.executorch import EXECUTORCH
-from export.targets.litert import LITERT
-from export.targets.ncnn import NCNN
-from export.targets.onnx import plan_onnx
-from export.targets.onnx_int8 import plan_onnx_int8
-from export.targets.onnx_tensorrt import plan_onnx_tensorrt
-from export.targets.openvino import plan_openvino
-from export.targets.openvino_int8 import plan_openvino_int8
-from export.targets.ort import ORT
-from export.targets.tensorrt import plan_tensorrt, plan_tensorrt_rtx
-from lavit_deploy.errors import UsageError
+from lavit_deploy.common.errors import UsageError
+from lavit_deploy.export.mobile.target import plan_format
+from lavit_deploy.export.request import Request
+from lavit_deploy.export.targets.aoti import plan_aoti
+from lavit_deploy.export.targets.coreml import COREML
+from lavit_deploy.export.targets.executorch import EXECUTORCH
+from lavit_deploy.export.targets.litert import LITERT
+from lavit_deploy.export.targets.ncnn import NCNN
+from lavit_deploy.export.targets.onnx import plan_onnx
+from lavit_deploy.export.targets.onnx_int8 import plan_onnx_int8
+from lavit_deploy.export.targets.onnx_tensorrt import plan_onnx_tensorrt
+from lavit_deploy.export.targets.openvino import plan_openvino
+from lavit_deploy.export.targets.openvino_int8 import plan_openvino_int8
+from lavit_deploy.export.targets.ort import ORT
+from lavit_deploy.export.targets.target import Step, Target
+from lavit_deploy.export.targets.tensorrt import plan_tensorrt, plan_tensorrt_rtx
 from lavit_deploy.manifest import Device
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from lavit_deploy.manifest import Device, Precision
 
 if TYPE_CHECKING:
-    from export.quantization.asked import Quantize
+    from lavit_deploy.export.quantization.options import Quantize
 
 TargetName = Literal[
     "auto",

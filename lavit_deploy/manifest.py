@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from lavit_deploy.config import LaViTConfig
-from lavit_deploy.environment import Environment
+from lavit_deploy.common.environment import Environment
+from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.preprocess import Preprocess
 
 SCHEMA_VERSION: Literal[1] = 1

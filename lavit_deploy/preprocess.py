@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
-from lavit_deploy.errors import (
+from lavit_deploy.common.errors import (
     CorruptImageError,
     ImageError,
     ImageTooLargeError,

@@ -10,19 +10,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavit_deploy import cli
-from lavit_deploy.environment import available_cores, available_memory
-from lavit_deploy.errors import InferenceError, ProfileError, UsageError
-from lavit_deploy.files import write_text
-from profiles import growth, markdown, plot
+from lavit_deploy.common import command_line
+from lavit_deploy.common.atomic_files import write_text
+from lavit_deploy.common.environment import available_cores, available_memory
+from lavit_deploy.common.errors import InferenceError, ProfileError, UsageError
+from lavit_deploy.profiles.counting import scaling
+from lavit_deploy.profiles.render import markdown, png
+from lavit_deploy.profiles.subjects.subjects import Settings, profile_extra, resolve
+from lavit_deploy.profiles.timing.batch_sizes import batch_curve
+from lavit_deploy.profiles.timing.timing import TimingPlan
 from profiles.baselines import BASELINES
-from profiles.batch_sizes import batch_curve
-from profiles.subjects import Settings, profile_extra, resolve
-from profiles.timing import TimingPlan
 
 if TYPE_CHECKING:
-    from profiles.report import Report
-    from profiles.session import Session
+    from lavit_deploy.profiles.report.schema import Report
+    from lavit_deploy.profiles.session import Session
 
 _MEMORY_SHARE = 0.8
 
@@ -46,7 +47,7 @@ models:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = cli.parser(
+    made = command_line.parser(
         "lavit-profile",
         'Parameters, multiply-adds ("FLOPs"), latency and throughput of LaViT and its baselines.',
         _EXAMPLES.format(baselines=" ".join(BASELINES)),
@@ -173,7 +174,7 @@ def _add_timing_options(made: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="PIXELS",
         help="count at these image sizes too, and fit how each part grows "
-        f"(default sizes: {' '.join(map(str, growth.SIZES))})",
+        f"(default sizes: {' '.join(map(str, scaling.SIZES))})",
     )
 
 
@@ -254,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check(options)
     session = _session(options)
     with profile_extra("show progress"):
-        from profiles.progress import Progress
+        from lavit_deploy.profiles.progress import Progress
     try:
         with Progress() as progress:
             session.count(strict=options.strict, notify=progress.update)
@@ -264,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _deliver(session.report(complete=False), options)
         print("interrupted: the report holds what was measured until then", file=sys.stderr)
-        return cli.INTERRUPTED
+        return command_line.INTERRUPTED
     except (InferenceError, ProfileError):
         _deliver(session.report(complete=False), options)
         raise
@@ -281,12 +282,12 @@ def _difference(options: argparse.Namespace) -> int:
     if options.models:
         raise UsageError(f"--diff compares two files; leave out {' '.join(options.models)}")
     with profile_extra("show tables"):
-        from profiles import tables
-        from profiles.difference import difference
-        from profiles.report import Report
+        from lavit_deploy.profiles.render import terminal
+        from lavit_deploy.profiles.report.diff import difference
+        from lavit_deploy.profiles.report.schema import Report
     old, new = (Report.read(path) for path in options.diff)
     found = difference(old, new, tolerance=options.tolerance / 100)
-    tables.show_difference(tables.console(), found)
+    terminal.show_difference(terminal.console(), found)
     return int(found.regressed)
 
 
@@ -317,11 +318,11 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.growth and len(set(options.growth)) < 2:
         raise UsageError(f"--growth {options.growth[0]}: at least two different sizes are needed")
     if options.plot:
-        plot.check(options.plot)
+        png.check(options.plot)
     if options.html:
-        plot.check_installed()
+        png.check_installed()
         with profile_extra("write HTML"):
-            import profiles.html_report  # noqa: F401 - found missing before, not after measuring
+            import lavit_deploy.profiles.render.html_page  # noqa: F401 - found missing before, not after measuring
     files = _files(options)
     for path in files:
         if files.count(path) > 1:
@@ -335,9 +336,9 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 def _session(options: argparse.Namespace) -> Session:
     with profile_extra("profile models"):
-        from profiles.machine import machine_state
-        from profiles.runners import check_device, check_runtime
-        from profiles.session import Session
+        from lavit_deploy.profiles.session import Session
+        from lavit_deploy.profiles.timing.machine import machine_state
+        from lavit_deploy.profiles.timing.runners import check_device, check_runtime
     check_device(options.device)
     for runtime in (options.runtime, *(name.rpartition("@")[2] for name in options.models)):
         check_runtime(runtime, options.device)
@@ -363,7 +364,7 @@ def _session(options: argparse.Namespace) -> Session:
         settings=settings,
         plan=None if options.no_timing else plan,
         comparisons=[(first, second) for first, second in options.compare],
-        sizes=growth.SIZES if options.growth == [] else tuple(options.growth or ()),
+        sizes=scaling.SIZES if options.growth == [] else tuple(options.growth or ()),
         splitting=options.split,
         curve=frozenset(plan.batches) - frozenset(options.batch),
         rooflines=options.roofline,
@@ -382,10 +383,10 @@ def _memory(options: argparse.Namespace) -> int | None:
 
 def _deliver(report: Report, options: argparse.Namespace) -> None:
     """Print the tables, then write the files."""
-    from profiles import tables
+    from lavit_deploy.profiles.render import terminal
 
     # First to the terminal: a file that cannot be written must not cost the measurements.
-    tables.show(tables.console(), report, stages=options.stages, details=options.details)
+    terminal.show(terminal.console(), report, stages=options.stages, details=options.details)
     written, failed = [], []
     for path, write in _writers(report, options).items():
         try:
@@ -404,7 +405,7 @@ def _writers(report: Report, options: argparse.Namespace) -> dict[Path, Callable
     """What writes each file that was asked for."""
 
     def html(path: Path) -> None:
-        from profiles.html_report import write_html
+        from lavit_deploy.profiles.render.html_page import write_html
 
         write_html(report, path)
 
@@ -412,7 +413,7 @@ def _writers(report: Report, options: argparse.Namespace) -> dict[Path, Callable
         "json": report.write_json,
         "csv": report.write_csv,
         "markdown": lambda path: write_text(path, markdown.page(report)),
-        "plot": lambda path: plot.draw(report, path),
+        "plot": lambda path: png.draw(report, path),
         "html": html,
     }
     return {
@@ -430,4 +431,4 @@ def _files(options: argparse.Namespace) -> list[Path]:
 
 def entry() -> None:
     """Entry point of `lavit-profile`."""
-    sys.exit(cli.run(main))
+    sys.exit(command_line.run(main))

@@ -10,17 +10,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lavit_deploy import __version__
-from lavit_deploy.environment import Environment, command_line
-from lavit_deploy.errors import InferenceError, ProfileError, UsageError
-from profiles import statistics
-from profiles.machine import MachineState, commit, machine_state
-from profiles.peaks import measure_peaks
-from profiles.records import BatchLimit, Peaks
-from profiles.report import Comparison, ModelReport, Report, Timing
-from profiles.roofline import roofline
-from profiles.runners import device_name, torch_threads
-from profiles.subjects import Settings, Subject
-from profiles.timing import METHOD, BatchTimings, Notify, Runner, TimingPlan, time_batch
+from lavit_deploy.common.environment import Environment, command_line
+from lavit_deploy.common.errors import InferenceError, ProfileError, UsageError
+from lavit_deploy.profiles.report.records import BatchLimit, MachineState, Peaks
+from lavit_deploy.profiles.report.roofline import roofline
+from lavit_deploy.profiles.report.schema import Comparison, ModelReport, Report, Timing
+from lavit_deploy.profiles.subjects.subjects import Settings, Subject
+from lavit_deploy.profiles.timing import intervals
+from lavit_deploy.profiles.timing.machine import commit, machine_state
+from lavit_deploy.profiles.timing.machine_peaks import measure_peaks
+from lavit_deploy.profiles.timing.runners import device_name, torch_threads
+from lavit_deploy.profiles.timing.timing import (
+    METHOD,
+    BatchTimings,
+    Notify,
+    Runner,
+    TimingPlan,
+    time_batch,
+)
 
 _ROOT = Path(__file__).parents[1]
 _SPLIT_CALLS = 9
@@ -238,7 +245,7 @@ def _check_batches(runner: Runner, batches: Sequence[int]) -> None:
 
 def _timing(batch: BatchTimings, label: str) -> Timing:
     turns = batch.of(label)
-    median = statistics.latency(turns)
+    median = intervals.latency(turns)
     return Timing(
         batch=batch.batch,
         calls=turns.size,
@@ -248,10 +255,10 @@ def _timing(batch: BatchTimings, label: str) -> Timing:
         median_ms=1000 * median.value,
         median_low_ms=_milliseconds(median.low),
         median_high_ms=_milliseconds(median.high),
-        p50_ms=_milliseconds(statistics.percentile(turns, 50)),
-        p90_ms=_milliseconds(statistics.percentile(turns, 90)),
-        p95_ms=_milliseconds(statistics.percentile(turns, 95)),
-        p99_ms=_milliseconds(statistics.percentile(turns, 99)),
+        p50_ms=_milliseconds(intervals.percentile(turns, 50)),
+        p90_ms=_milliseconds(intervals.percentile(turns, 90)),
+        p95_ms=_milliseconds(intervals.percentile(turns, 95)),
+        p99_ms=_milliseconds(intervals.percentile(turns, 99)),
         images_per_second=batch.batch / median.value,
         peak_memory_bytes=batch.peak_memory[label],
     )
@@ -263,7 +270,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 def _compare(batch: BatchTimings, model: str, reference: str) -> Comparison:
     """How many times faster `model` is: the reference's latency over its own."""
-    speedup = statistics.ratio(batch.of(reference), batch.of(model))
+    speedup = intervals.ratio(batch.of(reference), batch.of(model))
     faster = model if speedup.value > 1 else reference
     return Comparison(
         model=model,

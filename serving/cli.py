@@ -11,19 +11,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from lavit_deploy import cli
-from lavit_deploy.errors import MissingDependencyError
+from lavit_deploy.common import command_line
+from lavit_deploy.common.errors import MissingDependencyError
 from lavit_deploy.manifest import Device, ServerRuntime
-from serving import configuration
-from serving.configuration import CommaSeparated, Several
-from serving.settings import Isolation, LogFormat, Settings
-from serving.sources import ModelSource
-from serving.streams import keep_standard_streams
+from lavit_deploy.serving.process.standard_streams import keep_standard_streams
+from lavit_deploy.serving.settings import layers
+from lavit_deploy.serving.settings.layers import CommaSeparated, Several
+from lavit_deploy.serving.settings.model_source import ModelSource
+from lavit_deploy.serving.settings.settings import Isolation, LogFormat, Settings
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
 
 _SECRETS = ("LAVIT_API_KEYS", "LAVIT_ADMIN_KEYS")
-"""Variables of `serving.security`, whose import would need the HTTP packages."""
+"""Variables of `lavit_deploy.serving.http.security`, whose import would need the HTTP packages."""
 
 _EXAMPLES = """\
   lavit-serve lavit_s.bundle
@@ -44,7 +44,7 @@ bundle or address, 3 a package is missing"""
 def make_parser() -> argparse.ArgumentParser:
     """The options of `lavit-serve`."""
     default = Settings(bundles=(Path(),))
-    parser = cli.parser("lavit-serve", "Serve a bundle's model over HTTP.", _EXAMPLES)
+    parser = command_line.parser("lavit-serve", "Serve a bundle's model over HTTP.", _EXAMPLES)
     parser.add_argument(
         "bundles",
         type=Path,
@@ -232,12 +232,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None) -> int:
-    """Serve until a signal; see `serving.server.serve`.
+    """Serve until a signal; see `lavit_deploy.serving.process.server.serve`.
 
     Raises:
         LavitError: the server could not start.
     """
-    effective, others = configuration.read(make_parser, arguments, os.environ)
+    effective, others = layers.read(make_parser, arguments, os.environ)
     if others.show_config:
         print(effective.toml(name for name in _SECRETS if name in os.environ))
         effective.settings()
@@ -247,24 +247,24 @@ def main(arguments: Sequence[str] | None) -> int:
     for package in _NEEDED:
         if find_spec(package) is None:
             raise MissingDependencyError(package, extra="serve", purpose="serve over HTTP")
-    from serving import logs
+    from lavit_deploy.serving.telemetry import logs
 
     logs.configure(settings.log_format)
     reread = partial(_reread, arguments)
     if settings.workers > 1:
-        from serving import workers
+        from lavit_deploy.serving.process import supervisor
 
-        return workers.supervise(settings, reread=reread)
-    from serving import server
+        return supervisor.supervise(settings, reread=reread)
+    from lavit_deploy.serving.process import server
 
     return server.serve(settings, reread=reread)
 
 
 def _reread(arguments: Sequence[str] | None) -> Settings:
-    return configuration.read(make_parser, arguments, os.environ)[0].settings()
+    return layers.read(make_parser, arguments, os.environ)[0].settings()
 
 
 def entry() -> None:
     """Console script."""
     keep_standard_streams()
-    sys.exit(cli.run(main))
+    sys.exit(command_line.run(main))

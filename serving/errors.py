@@ -1,4 +1,4 @@
-"""What can go wrong between a client and the model; grows the tree of `lavit_deploy.errors`.
+"""What can go wrong between a client and the model; grows the tree of `lavit_deploy.common.errors`.
 
 LavitError
 ├── AddressError               the address cannot be listened on           exit 2 (a UsageError)
@@ -32,9 +32,11 @@ LavitError
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from typing import ClassVar
 
-from lavit_deploy.errors import ImageError, LavitError, UsageError
+from lavit_deploy.common.errors import ImageError, LavitError, UsageError
 
 
 class AddressError(UsageError):
@@ -186,3 +188,14 @@ class DeadlineError(LavitError):
 
 class UnexpectedError(LavitError):
     """A fault of the program: the client learns the request id, the log has the rest."""
+
+
+def kind_of(error: LavitError | type[LavitError]) -> str:
+    """Slug of an error's class: `CorruptImageError` is "corrupt-image"."""
+    kind = error if isinstance(error, type) else type(error)
+    return _slug(kind.__name__.removesuffix("Error"))
+
+
+@cache
+def _slug(name: str) -> str:
+    return "-".join(re.findall(r"[A-Z][a-z]+", name)).lower()

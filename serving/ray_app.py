@@ -1,4 +1,6 @@
-"""The service as a Ray Serve application: `serve run serving.ray_app:build bundle=/lavit_s.bundle`.
+"""The service as a Ray Serve application.
+
+    serve run lavit_deploy.serving.ray_app:build bundle=/lavit_s.bundle
 
 Ray starts replicas, spreads requests over them, scales them by load and replaces those that die.
 Within a replica everything is as in `lavit-serve`: the same application, admission and batching.
@@ -15,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from lavit_deploy.errors import UsageError
-from serving.app import create_app
-from serving.metrics import Metrics
-from serving.opening import open_models
-from serving.registry import Registry
-from serving.settings import Settings
-from serving.sources import ModelSource
+from lavit_deploy.common.errors import UsageError
+from lavit_deploy.serving.http.app import create_app
+from lavit_deploy.serving.models.open_models import open_models
+from lavit_deploy.serving.models.registry import Registry
+from lavit_deploy.serving.settings.model_source import ModelSource
+from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.telemetry.metrics import Metrics
 
 _OF_RAY = {
     "bundles": "bundle",
@@ -53,7 +55,7 @@ class Options(BaseModel):
             unless `settings` says otherwise.
         gpus: GPUs that a replica reserves, or a share of one.
         health_check_seconds: how often Ray asks a replica whether it is well.
-        settings: any other setting of `lavit-serve`, by its name in `serving.settings`.
+        settings: any other setting of `lavit-serve`, by its name in `settings.settings`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lavit_deploy.checkpoint import load_checkpoint, save_checkpoint
-from lavit_deploy.config import LaViTConfig
-from lavit_deploy.model import LaViT
+from lavit_deploy.model.checkpoint import load_checkpoint, save_checkpoint
+from lavit_deploy.model.config import LaViTConfig
+from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess
 
 TINY = LaViTConfig(

@@ -12,22 +12,26 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from export.quantization.accuracy import relative_error
-from export.quantization.calibration import LabelledPictures, Split
-from export.quantization.products import Product, output_axis, values_of_the_picture
-from export.quantization.qdq import insert
-from export.quantization.ranges import METHODS, collect, steps
-from export.quantization.recipe import run_graph
 from int8_speed.report import PLAIN, Row
-from lavit_deploy.bundle import Bundle
-from lavit_deploy.checkpoint import Checkpoint
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.bundle.open import open_artifact
+from lavit_deploy.export.quantization.accuracy_loss import relative_error
+from lavit_deploy.export.quantization.activation_ranges import METHODS, collect, steps
+from lavit_deploy.export.quantization.calibration import LabelledPictures, Split
+from lavit_deploy.export.quantization.qdq import insert
+from lavit_deploy.export.quantization.quantizable_nodes import (
+    Product,
+    output_axis,
+    values_of_the_picture,
+)
+from lavit_deploy.export.quantization.scheme import run_graph
+from lavit_deploy.model.checkpoint import Checkpoint
 from lavit_deploy.preprocess import Pixels, Preprocess, normalise
+from lavit_deploy.profiles.baselines.build import build
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
-from lavit_deploy.runtimes.opening import open_artifact
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, cpu_precisions, import_openvino
 from profiles.baselines import BASELINES
-from profiles.building import build
 
 _LARGEST = 64
 _TRIAL_PICTURES = 16

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from lavit_deploy.environment import Environment
-from lavit_deploy.files import atomic_path, write_text
+from lavit_deploy.common.atomic_files import atomic_path, write_text
+from lavit_deploy.common.environment import Environment
 
 BATCHES = (1, 8)
 PLAIN = "plain"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from lavit_deploy.timing import WARM_UP, settle
+from lavit_deploy.common.alternation import WARM_UP, settle
 
 _BLOCK_SECONDS = 0.5
 """A block of rounds lasts at least this long: the kernel counts time in hundredths of a second."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from model import MAX_BATCH, Model
 
-from lavit_deploy.environment import available_cores
+from lavit_deploy.common.environment import available_cores
 from lavit_deploy.preprocess import Pixels
 
 AHEAD = 64

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lavit_deploy.bundle import Bundle
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.bundle.open import open_artifact
 from lavit_deploy.preprocess import Pixels, prepare
-from lavit_deploy.runtimes.opening import open_artifact
 
 MAX_BATCH = 8
 MAX_WAIT_SECONDS = 0.005

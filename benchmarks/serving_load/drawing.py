@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lavit_deploy.files import atomic_path
+from lavit_deploy.common.atomic_files import atomic_path
 
 Report = Mapping[str, Any]
 Rows = list[Mapping[str, Any]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from export.pictures import SAMPLES
+from lavit_deploy.export.judging.parity_pictures import SAMPLES
 from lavit_deploy.preprocess import decode
 
 PHOTO = (500, 375)

@@ -195,7 +195,7 @@ def _as_urllib(url: str, name: str, picture: bytes) -> Request:
 
 def ours(bundle: Path, artifact: str, *options: str) -> Server:
     """`lavit-serve` from this interpreter's environment, as it comes but for these options."""
-    code = "from serving.cli import entry; entry()"
+    code = "from lavit_deploy.serving.cli import entry; entry()"
     return Server(
         name=" ".join(("lavit-serve", *options)),
         command=(

@@ -16,15 +16,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from export.mobile.interpreters import Tools, find_tools, variable
-from export.mobile.model import mobile_form, write_program
-from export.mobile.sidecar import as_json, sidecar
-from export.request import Request
-from export.targets.base import NotBuilt, Planned, Progress, Step, Target
-from export.workbench import Workbench, with_precision
-from lavit_deploy.environment import available_cores
-from lavit_deploy.errors import ExportError, MissingDependencyError, UsageError
-from lavit_deploy.files import sha256_of, write_text
+from lavit_deploy.bundle.parity import compare
+from lavit_deploy.common.atomic_files import sha256_of, write_text
+from lavit_deploy.common.environment import available_cores
+from lavit_deploy.common.errors import ExportError, MissingDependencyError, UsageError
+from lavit_deploy.export.judging.context import Workbench, with_precision
+from lavit_deploy.export.mobile.metadata_file import as_json, sidecar
+from lavit_deploy.export.mobile.mobile_model import mobile_form, write_program
+from lavit_deploy.export.mobile.tool_environment import Tools, find_tools, variable
+from lavit_deploy.export.request import Request
+from lavit_deploy.export.targets.target import NotBuilt, Planned, Progress, Step, Target
 from lavit_deploy.manifest import (
     Artifact,
     BatchRange,
@@ -35,7 +36,6 @@ from lavit_deploy.manifest import (
     Precision,
     Timing,
 )
-from lavit_deploy.parity import compare
 
 Source = Literal["onnx", "uint8", "planar"]
 """What a format is converted from: the bundle's ONNX graph, or a program that takes uint8

@@ -1,6 +1,6 @@
 """Compile the less-attention kernel ahead of time, for the plugin to embed; needs no GPU.
 
-    python -m export.plugins.compile_kernels --targets 80 90 --out build/kernels
+    python -m lavit_deploy.export.plugins.compile_kernels --targets 80 90 --out build/kernels
 
 writes `kernels.bin`, all machine code in one file, and `kernel_table.inc`, a C++ table of what lies
 where in it. CMake runs this; `--verbose` prints what the compiler made of each kernel.
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lavit_deploy import cli
-from lavit_deploy.errors import ExportError, MissingDependencyError, UsageError
-from lavit_deploy.files import atomic_path
-from lavit_deploy.kernels.tiles import FEW_KEYS, SOME_KEYS, Tile, Types, tiles
+from lavit_deploy.common import command_line
+from lavit_deploy.common.atomic_files import atomic_path
+from lavit_deploy.common.errors import ExportError, MissingDependencyError, UsageError
+from lavit_deploy.kernels.tile_sizes import FEW_KEYS, SOME_KEYS, Tile, Types, tiles
 
 TARGETS = (80, 86, 89, 90, 120)
 """Compute capabilities, ten times: A100, RTX 30, RTX 40 and L4, H100 and H200, RTX 50."""
@@ -147,7 +147,7 @@ def compile_variant(variant: Variant) -> Compiled:
 def _source(variant: Variant) -> Any:  # noqa: ANN401 # Triton publishes no types
     from triton.compiler import ASTSource
 
-    from lavit_deploy.kernels.less_attention_kernel import less_attention_kernel
+    from lavit_deploy.kernels.less_attention_triton import less_attention_kernel
 
     tile = variant.tile
     constants = tile.constants()
@@ -258,4 +258,4 @@ def _row(item: Compiled) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(command_line.run(main))

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lavit_deploy.errors import ImageError, UsageError
+from lavit_deploy.common.errors import ImageError, UsageError
+from lavit_deploy.datasets import DIGITS, ArrayPictures, digit_pictures
 from lavit_deploy.preprocess import Pixels, Preprocess, decode
-from lavit_deploy.training.pictures import DIGITS, ArrayPictures, digit_pictures
 
 FEW = 300
 """Below this number of calibration pictures there is a warning."""

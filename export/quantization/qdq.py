@@ -15,9 +15,9 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from export.onnx_graph import check
-from export.quantization.products import Product
-from export.quantization.ranges import LEVELS
+from lavit_deploy.export.graphs.onnx_graph import check
+from lavit_deploy.export.quantization.activation_ranges import LEVELS
+from lavit_deploy.export.quantization.quantizable_nodes import Product
 
 _TINY = 1e-12
 

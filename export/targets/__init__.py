@@ -1,1 +1,1 @@
-"""What a checkpoint can become: one file for each format, all with the interface of `base`."""
+"""What a checkpoint can become: one file for each format, all with the interface of `target`."""

@@ -22,23 +22,23 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from export.onnx_graph import DeployableLaViT
-from export.parity import run_artifact
-from export.precision import to_precision
-from export.program import compute_types, exported, precision_found
-from export.request import LessAttention, NarrowMlp, Request
-from export.targets.base import Planned, Progress, Step, Target
-from export.workbench import Workbench, with_precision
-from lavit_deploy.errors import ExportError, LavitError, UsageError
-from lavit_deploy.files import sha256_of
-from lavit_deploy.folding.contract import Rewrite
+from lavit_deploy.common.alternation import alternate, median_ms
+from lavit_deploy.common.atomic_files import sha256_of
+from lavit_deploy.common.errors import ExportError, LavitError, UsageError
+from lavit_deploy.export.graphs.onnx_graph import DeployableLaViT
+from lavit_deploy.export.graphs.precision import to_precision
+from lavit_deploy.export.graphs.torch_program import compute_types, exported, precision_found
+from lavit_deploy.export.judging.context import Workbench, with_precision
+from lavit_deploy.export.judging.reference import run_artifact
+from lavit_deploy.export.request import LessAttention, NarrowMlp, Request
+from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
 from lavit_deploy.folding.fold import default_rewrites, fold
-from lavit_deploy.kernels.fused_less_attention import FuseLessAttention
-from lavit_deploy.kernels.fused_mlp import WIDTHS
-from lavit_deploy.kernels.narrow_mlps import FuseNarrowMlps
+from lavit_deploy.folding.rewrite import Rewrite
+from lavit_deploy.kernels.mlp import WIDTHS
+from lavit_deploy.kernels.rewrite_less_attention import FuseLessAttention
+from lavit_deploy.kernels.rewrite_mlp import FuseNarrowMlps
 from lavit_deploy.manifest import Artifact, Device, Kernels, Parity, Precision
 from lavit_deploy.runtimes.aoti import AotiRuntime, cuda_capability
-from lavit_deploy.timing import alternate, median_ms
 
 _RUNS = 20
 _SECONDS = 10.0
@@ -161,7 +161,9 @@ class AotiTarget(Target):
     ) -> Candidate:
         file = scratch / f"{form}.pt2"
         start = time.perf_counter()
-        program = exported(self._module(bench, precision, form), bench, self.device)
+        program = exported(
+            self._module(bench, precision, form), bench.checkpoint.config, bench.batch, self.device
+        )
         compile_package(program, file, self.device)
         seconds = time.perf_counter() - start
         with self._open(file, bench) as runtime:

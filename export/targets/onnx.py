@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.request import Request
-from export.targets.base import Planned, Progress, Step, Target
-from export.workbench import Workbench
+from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.request import Request
+from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
 from lavit_deploy.manifest import Artifact, Precision
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import onnx
 
-from export.onnx_graph import OPSET
-from export.parity import run_artifact
-from export.quantization.asked import Quantize
-from export.quantization.calibration import Split
-from export.quantization.holding import hold
-from export.quantization.judging import Judge
-from export.quantization.readback import onnxruntime_types
-from export.quantization.recipe import Recipe
-from export.quantization.sensitivity import write_sensitivity
-from export.request import Request
-from export.targets.base import Planned, Progress, Step, Target
-from export.workbench import Workbench
-from lavit_deploy.files import atomic_path, sha256_of
+from lavit_deploy.common.atomic_files import atomic_path, sha256_of
+from lavit_deploy.export.graphs.onnx_graph import OPSET
+from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.reference import run_artifact
+from lavit_deploy.export.quantization.accuracy_search import hold
+from lavit_deploy.export.quantization.calibration import Split
+from lavit_deploy.export.quantization.int8_judge import Judge
+from lavit_deploy.export.quantization.options import Quantize
+from lavit_deploy.export.quantization.runtime_precision import onnxruntime_types
+from lavit_deploy.export.quantization.scheme import Recipe
+from lavit_deploy.export.quantization.sensitivity_report import write_sensitivity
+from lavit_deploy.export.request import Request
+from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
 from lavit_deploy.manifest import Artifact, Precision, Quantization
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime

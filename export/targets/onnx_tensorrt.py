@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.parity import run_artifact
-from export.request import Request
-from export.targets.base import Planned, Progress, Step, Target
-from export.workbench import Workbench
-from lavit_deploy.errors import UsageError
-from lavit_deploy.gpu import find_gpu
+from lavit_deploy.common.errors import UsageError
+from lavit_deploy.common.gpu import find_gpu
+from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.reference import run_artifact
+from lavit_deploy.export.request import Request
+from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
 from lavit_deploy.manifest import Artifact, Precision
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, TensorRTProvider, import_onnxruntime
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.parity import run_artifact
-from export.request import Request
-from export.targets.base import Planned, Progress, Step, Target
-from export.workbench import Workbench, with_precision
-from lavit_deploy.errors import ExportError
-from lavit_deploy.files import sha256_of
+from lavit_deploy.common.atomic_files import sha256_of
+from lavit_deploy.common.errors import ExportError
+from lavit_deploy.export.judging.context import Workbench, with_precision
+from lavit_deploy.export.judging.reference import run_artifact
+from lavit_deploy.export.request import Request
+from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
 from lavit_deploy.manifest import Artifact, ExtraFile, Precision
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.openvino import (

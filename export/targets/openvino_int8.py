@@ -11,18 +11,18 @@ from pathlib import Path
 
 import onnx
 
-from export.parity import run_artifact
-from export.quantization.asked import Quantize
-from export.quantization.holding import hold
-from export.quantization.judging import Judge
-from export.quantization.readback import openvino_precision
-from export.quantization.recipe import Recipe
-from export.quantization.sensitivity import write_sensitivity
-from export.request import Request
-from export.targets.base import Planned, Progress, Step, Target
-from export.targets.openvino import run_openvino
-from export.workbench import Workbench
-from lavit_deploy.files import sha256_of
+from lavit_deploy.common.atomic_files import sha256_of
+from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.reference import run_artifact
+from lavit_deploy.export.quantization.accuracy_search import hold
+from lavit_deploy.export.quantization.int8_judge import Judge
+from lavit_deploy.export.quantization.options import Quantize
+from lavit_deploy.export.quantization.runtime_precision import openvino_precision
+from lavit_deploy.export.quantization.scheme import Recipe
+from lavit_deploy.export.quantization.sensitivity_report import write_sensitivity
+from lavit_deploy.export.request import Request
+from lavit_deploy.export.targets.openvino import run_openvino
+from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
 from lavit_deploy.manifest import Artifact, ExtraFile, Precision, Quantization
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, cpu_precisions, import_openvino

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.mobile.target import Format, Variant
+from lavit_deploy.export.mobile.target import Format, Variant
 
 ORT = Format(
     name="ort",

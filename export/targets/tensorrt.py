@@ -12,23 +12,23 @@ from pathlib import Path
 
 import onnx
 
-from export.onnx_graph import OPSET, write_onnx
-from export.parity import run_artifact
-from export.plugin_graph import fold_for_plugin
-from export.precision import to_precision
-from export.request import EngineOptions, Request
-from export.targets.base import Planned, Progress, Step, Target
-from export.tensorrt.building import Plan, build_engine, check_compute_capabilities
-from export.tensorrt.stand_in import graph_parity
-from export.workbench import Workbench, with_precision
-from lavit_deploy.errors import ExportError, LavitError, MissingDependencyError, UsageError
-from lavit_deploy.files import atomic_path, sha256_of
-from lavit_deploy.gpu import Gpu, covers, find_gpu
+from lavit_deploy.bundle.first_run import write_pictures
+from lavit_deploy.common.alternation import alternate, median_ms
+from lavit_deploy.common.atomic_files import atomic_path, sha256_of
+from lavit_deploy.common.errors import ExportError, LavitError, MissingDependencyError, UsageError
+from lavit_deploy.common.gpu import Gpu, covers, find_gpu
+from lavit_deploy.export.graphs.onnx_graph import OPSET, write_onnx
+from lavit_deploy.export.graphs.plugin_graph import fold_for_plugin
+from lavit_deploy.export.graphs.precision import to_precision
+from lavit_deploy.export.judging.context import Workbench, with_precision
+from lavit_deploy.export.judging.reference import run_artifact
+from lavit_deploy.export.request import EngineOptions, Request
+from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
+from lavit_deploy.export.tensorrt.builder import Plan, build_engine, check_compute_capabilities
+from lavit_deploy.export.tensorrt.parity_without_gpu import graph_parity
 from lavit_deploy.manifest import Artifact, Engine, ExtraFile, Parity, Precision
 from lavit_deploy.runtimes.tensorrt import TensorRTRuntime
 from lavit_deploy.runtimes.tensorrt_library import Flavour, Library, import_library, installed
-from lavit_deploy.timing import alternate, median_ms
-from lavit_deploy.verification import write_pictures
 
 _ANY = "8.0+"
 """What TensorRT-RTX compiles for when nothing is asked, and TensorRT with compatible hardware."""

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.precision import COMPUTE_OPS, element_types
+from lavit_deploy.export.graphs.precision import COMPUTE_OPS, element_types
 
 _SPLITTER = np.float32(2**13 + 1)
 _NAME = "tf32::splitter"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lavit_deploy.errors import UsageError
-from lavit_deploy.files import atomic_path
+from lavit_deploy.common.atomic_files import atomic_path
+from lavit_deploy.common.errors import UsageError
 from lavit_deploy.runtimes.tensorrt_library import Library
 
 

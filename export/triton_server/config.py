@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.onnx_graph import INPUT_NAME, OUTPUT_NAME
+from lavit_deploy.export.graphs.onnx_graph import INPUT_NAME, OUTPUT_NAME
 from lavit_deploy.manifest import Artifact, Manifest, RuntimeName
 from lavit_deploy.preprocess import Preprocess
 

@@ -15,12 +15,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.triton_server.config import BACKENDS, LABELS, computes_in, config_text
-from lavit_deploy.bundle import Bundle
-from lavit_deploy.choice import BF16_FEATURES
-from lavit_deploy.errors import ExportError, UsageError
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.bundle.first_run import was_run
+from lavit_deploy.bundle.selection import BF16_FEATURES
+from lavit_deploy.common.errors import ExportError, UsageError
+from lavit_deploy.export.triton_server.config import BACKENDS, LABELS, computes_in, config_text
 from lavit_deploy.manifest import Artifact, Manifest
-from lavit_deploy.verification import was_run
 
 FOLDER = "triton"
 """The repository within a bundle."""

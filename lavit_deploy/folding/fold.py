@@ -9,21 +9,21 @@ from typing import NamedTuple
 
 import torch
 
-from lavit_deploy.errors import ExportError
-from lavit_deploy.folding.absorbed_projections import AbsorbProjections
-from lavit_deploy.folding.attention_biases import FoldAttentionBiases
-from lavit_deploy.folding.attention_residual import FoldAttentionResiduals
-from lavit_deploy.folding.contract import Rewrite, RewriteResult, run, story
+from lavit_deploy.common.errors import ExportError
 from lavit_deploy.folding.cost import Cost, cost_of
-from lavit_deploy.folding.la_chain import CollapseChains
-from lavit_deploy.folding.layer_norms import FoldLayerNorms
 from lavit_deploy.folding.modules import FoldedLaViT
-from lavit_deploy.folding.normalisation import FoldNormalisation
-from lavit_deploy.folding.patch_products import ProductsFromConvolutions
-from lavit_deploy.folding.query_scale import FoldQueryScale
-from lavit_deploy.folding.stacked_projections import StackProjections
-from lavit_deploy.folding.transcription import transcribe
-from lavit_deploy.model import LaViT
+from lavit_deploy.folding.rewrite import Rewrite, RewriteResult, run, story
+from lavit_deploy.folding.rewrites.absorbed_projections import AbsorbProjections
+from lavit_deploy.folding.rewrites.attention_biases import FoldAttentionBiases
+from lavit_deploy.folding.rewrites.attention_residual import FoldAttentionResiduals
+from lavit_deploy.folding.rewrites.layer_norms import FoldLayerNorms
+from lavit_deploy.folding.rewrites.less_attention_chain import CollapseChains
+from lavit_deploy.folding.rewrites.normalisation import FoldNormalisation
+from lavit_deploy.folding.rewrites.patch_products import ProductsFromConvolutions
+from lavit_deploy.folding.rewrites.query_scale import FoldQueryScale
+from lavit_deploy.folding.rewrites.stacked_projections import StackProjections
+from lavit_deploy.folding.unfolded import transcribe
+from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess
 
 TOLERANCE = 1e-8

@@ -4,8 +4,9 @@
 part; after every rewrite it is a whole model that computes the same function. Where a part has
 two forms they share one interface, so a rewrite exchanges one for the other.
 
-Letters as in `lavit_deploy.model`: B batch, N query tokens, M key tokens, D channels, H heads,
-d = D / H, p patch size, k number of LA layers in a stage. "Scores" are always pre-softmax.
+Letters as in `lavit_deploy.model.lavit`: B batch, N query tokens, M key tokens, D channels,
+H heads, d = D / H, p patch size, k number of LA layers in a stage. "Scores" are always
+pre-softmax.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from lavit_deploy.config import STAGES, LaViTConfig
-from lavit_deploy.model import Mlp, widened
+from lavit_deploy.model.config import STAGES, LaViTConfig
+from lavit_deploy.model.lavit import Mlp, widened
 
 
 class ScoreMap(nn.Module):

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lavit_deploy.errors import MissingDependencyError, UsageError
-from lavit_deploy.kernels.tiles import Tile, Types, tile_for
+from lavit_deploy.common.errors import MissingDependencyError, UsageError
+from lavit_deploy.kernels.tile_sizes import Tile, Types, tile_for
 
 
 @torch.library.triton_op("lavit::less_attention", mutates_args=())
@@ -88,7 +88,7 @@ def launch(
         MissingDependencyError: Triton is not installed.
     """
     try:
-        from lavit_deploy.kernels.less_attention_kernel import less_attention_kernel
+        from lavit_deploy.kernels.less_attention_triton import less_attention_kernel
     except ImportError:
         raise MissingDependencyError(
             "triton", extra="plugin", purpose="run less-attention on a GPU"

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lavit_deploy.environment import Environment
-from lavit_deploy.errors import BundleError, InferenceError, MissingDependencyError, UsageError
+from lavit_deploy.common.environment import Environment
+from lavit_deploy.common.errors import (
+    BundleError,
+    InferenceError,
+    MissingDependencyError,
+    UsageError,
+)
 from lavit_deploy.manifest import Device
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec

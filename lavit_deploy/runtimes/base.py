@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from lavit_deploy.errors import InferenceError
+from lavit_deploy.common.errors import InferenceError
 from lavit_deploy.preprocess import Pixels
 
 Logits = npt.NDArray[np.float32]

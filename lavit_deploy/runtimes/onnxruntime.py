@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lavit_deploy.environment import available_cores
-from lavit_deploy.errors import BundleError, InferenceError, MissingDependencyError, UsageError
+from lavit_deploy.common.environment import available_cores
+from lavit_deploy.common.errors import (
+    BundleError,
+    InferenceError,
+    MissingDependencyError,
+    UsageError,
+)
 from lavit_deploy.manifest import BatchRange, Device
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec

@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lavit_deploy.environment import available_cores
-from lavit_deploy.errors import BundleError, InferenceError, MissingDependencyError, UsageError
+from lavit_deploy.common.environment import available_cores
+from lavit_deploy.common.errors import (
+    BundleError,
+    InferenceError,
+    MissingDependencyError,
+    UsageError,
+)
 from lavit_deploy.manifest import Device, Precision
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec

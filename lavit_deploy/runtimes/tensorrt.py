@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from lavit_deploy.errors import BundleError, InferenceError
+from lavit_deploy.common.errors import BundleError, InferenceError
 from lavit_deploy.manifest import Device
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
-from lavit_deploy.runtimes.cuda import Bytes, Cuda, CudaRuntime
+from lavit_deploy.runtimes.cuda_api import Bytes, Cuda, CudaRuntime
 from lavit_deploy.runtimes.tensorrt_library import (
     Flavour,
     Library,
@@ -220,7 +220,7 @@ class _Contexts:
     def keep(self) -> None:
         """Write what was compiled for the next start."""
         if self._file is not None:
-            from lavit_deploy.files import atomic_path
+            from lavit_deploy.common.atomic_files import atomic_path
 
             with atomic_path(self._file) as temporary:
                 temporary.write_bytes(bytes(self._cache.serialize()))

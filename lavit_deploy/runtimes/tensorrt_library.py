@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lavit_deploy.errors import BundleError, MissingDependencyError
+from lavit_deploy.common.errors import BundleError, MissingDependencyError
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 """Also the name of the Python module and of the runtime in a manifest."""

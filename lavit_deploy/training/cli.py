@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavit_deploy import cli
-from lavit_deploy.config import PRESETS, preset
-from lavit_deploy.environment import available_cores
-from lavit_deploy.errors import MissingDependencyError, UsageError
-from lavit_deploy.training.pictures import DIGITS, open_data
+from lavit_deploy.common import command_line
+from lavit_deploy.common.environment import available_cores
+from lavit_deploy.common.errors import MissingDependencyError, UsageError
+from lavit_deploy.datasets import DIGITS, open_data
+from lavit_deploy.model.config import PRESETS, preset
 from lavit_deploy.training.plan import Plan, new_plan, read_recipe, recipe_of, resumed_plan
 from lavit_deploy.training.recipe import RECIPES, Recipe, imagenet
 
 if TYPE_CHECKING:
     from lavit_deploy.training.distributed import World
-    from lavit_deploy.training.metrics import Terminal
+    from lavit_deploy.training.reporting import Terminal
     from lavit_deploy.training.trainer import Trainer
 
 _PACKAGES = ("torch", "kornia", "safetensors", "tensorboard", "rich")
@@ -37,7 +37,7 @@ exit codes: 0 done, 1 the training cannot go on, 2 wrong input, 3 a package is m
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of lavit-train."""
-    parser = cli.parser("lavit-train", "Train a LaViT by the paper's recipe.", _EXAMPLES)
+    parser = command_line.parser("lavit-train", "Train a LaViT by the paper's recipe.", _EXAMPLES)
     what = parser.add_argument_group("what to train")
     what.add_argument(
         "--data",
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None) -> int:
         The exit code, see --help.
 
     Raises:
-        LavitError: explained to the user by `lavit_deploy.cli.run`.
+        LavitError: explained to the user by `lavit_deploy.common.command_line.run`.
     """
     options = make_parser().parse_args(arguments)
     for name, least in (("threads", 1), ("workers", 0), ("save_minutes", 0)):
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
 
 def _check_data(options: argparse.Namespace) -> int:
-    from lavit_deploy.training.checking import unreadable
+    from lavit_deploy.training.picture_check import unreadable
 
     if options.data is None:
         raise UsageError("--check-data needs --data")
@@ -157,7 +157,7 @@ def _train(options: argparse.Namespace) -> int:
 
     from lavit_deploy.training.distributed import joined
     from lavit_deploy.training.interruption import SIGNAL_EXIT, Interruption
-    from lavit_deploy.training.metrics import Terminal
+    from lavit_deploy.training.reporting import Terminal
 
     plan, state = _plan(options)
     # Sums are added in another order by another number of threads: a resumed training keeps its.
@@ -185,7 +185,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> tuple[Plan, dict[str, object] | None]:
     """What to train, and the state to resume it from."""
-    from lavit_deploy.training.state import load_state
+    from lavit_deploy.training.resume_point import load_state
     from lavit_deploy.training.trainer import LAST
 
     last = options.out / LAST
@@ -210,7 +210,7 @@ def _trainer(
     config = preset(plan.arch, num_classes=len(data.classes), image_size=recipe.image_size)
     weights = None
     if plan.init_from_pvt is not None and not resumed:
-        from lavit_deploy.training.pvt import load_pvt
+        from lavit_deploy.training.init_from_pvt import load_pvt
 
         converted = load_pvt(plan.init_from_pvt, config)
         weights = converted.state_dict
@@ -260,4 +260,4 @@ def _own_cores() -> int:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(cli.run(main))
+    sys.exit(command_line.run(main))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from lavit_deploy.errors import UsageError
+from lavit_deploy.common.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lavit_deploy.losses import dp_loss
-from lavit_deploy.model import LaViT
+from lavit_deploy.model.lavit import LaViT
+from lavit_deploy.model.losses import dp_loss
 from lavit_deploy.training.recipe import Recipe
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]

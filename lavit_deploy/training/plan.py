@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lavit_deploy.environment import command_line
-from lavit_deploy.errors import UsageError
-from lavit_deploy.training.pictures import DIGITS
+from lavit_deploy.common.environment import command_line
+from lavit_deploy.common.errors import UsageError
+from lavit_deploy.datasets import DIGITS
 from lavit_deploy.training.recipe import RECIPES, Recipe
 
 _SHORTHANDS = {"batch_size": "batch_size", "lr": "base_lr", "dp_weight": "dp_weight"}

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from lavit_deploy.errors import UsageError
+from lavit_deploy.common.errors import UsageError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 

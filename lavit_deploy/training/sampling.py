@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lavit_deploy.errors import UsageError
+from lavit_deploy.common.errors import UsageError
 from lavit_deploy.training.recipe import Recipe
 
 

@@ -16,22 +16,22 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from lavit_deploy.checkpoint import save_checkpoint
-from lavit_deploy.config import LaViTConfig
-from lavit_deploy.errors import TrainingError, UsageError
-from lavit_deploy.files import write_text
-from lavit_deploy.model import LaViT
+from lavit_deploy.common.atomic_files import write_text
+from lavit_deploy.common.errors import TrainingError, UsageError
+from lavit_deploy.datasets import DataSource
+from lavit_deploy.model.checkpoint import save_checkpoint
+from lavit_deploy.model.config import LaViTConfig
+from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.training.augmentation import Augment, Normalise
-from lavit_deploy.training.distributed import World
-from lavit_deploy.training.interruption import Interruption
-from lavit_deploy.training.loading import (
+from lavit_deploy.training.batches import (
     Batch,
     EvaluationView,
     TrainingView,
     evaluation_batches,
     training_batches,
 )
-from lavit_deploy.training.metrics import Board, EpochRow, Terminal, write_csv
+from lavit_deploy.training.distributed import World
+from lavit_deploy.training.interruption import Interruption
 from lavit_deploy.training.optimisation import (
     Losses,
     Objective,
@@ -39,10 +39,10 @@ from lavit_deploy.training.optimisation import (
     learning_rate_share,
     parameter_groups,
 )
-from lavit_deploy.training.pictures import DataSource
 from lavit_deploy.training.recipe import Precision, Recipe
+from lavit_deploy.training.reporting import Board, EpochRow, Terminal, write_csv
+from lavit_deploy.training.resume_point import Position, save_state
 from lavit_deploy.training.sampling import epoch_batches, step_seed, steps_per_epoch
-from lavit_deploy.training.state import Position, save_state
 
 LAST = "last.pth"
 BEST = "best.pth"

@@ -1,8 +1,8 @@
 """The architectures that LaViT is compared with: what was published about them, and their sizes."""
 
-from profiles.baselines.base import Architecture, Baseline, Family, closed_form
-from profiles.baselines.catalogue import BASELINES
-from profiles.baselines.published import PAPER, TABLE_2, Published, TableRow
+from lavit_deploy.profiles.baselines.base import Architecture, Baseline, Family, closed_form
+from lavit_deploy.profiles.baselines.catalogue import BASELINES
+from lavit_deploy.profiles.baselines.published import PAPER, TABLE_2, Published, TableRow
 
 __all__ = [
     "BASELINES",

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from lavit_deploy.config import LaViTConfig
-from lavit_deploy.errors import ConfigError, UsageError
-from profiles.baselines.configs import (
+from lavit_deploy.common.errors import ConfigError, UsageError
+from lavit_deploy.model.config import LaViTConfig
+from lavit_deploy.profiles.baselines.configs import (
     CvtConfig,
     EfficientNetConfig,
     EfficientViTConfig,
@@ -16,8 +16,8 @@ from profiles.baselines.configs import (
     RegNetYConfig,
     ResNetConfig,
 )
-from profiles.baselines.published import Published
-from profiles.closed_form import (
+from lavit_deploy.profiles.baselines.published import Published
+from lavit_deploy.profiles.counting.closed_form import (
     PvtV2Config,
     StageCounts,
     SwinConfig,
@@ -42,7 +42,7 @@ Family = Literal[
     "lit",
     "efficientvit",
 ]
-"""Naming of modules, which `profiles.parts` knows. "plain" is that of the reference ViTs here."""
+"""Naming of modules, which `module_rules` knows. "plain" is that of the reference ViTs here."""
 
 Architecture = (
     LaViTConfig

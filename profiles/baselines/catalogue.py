@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from lavit_deploy.config import LaViTConfig
-from profiles.baselines.base import Baseline
-from profiles.baselines.configs import (
+from lavit_deploy.model.config import LaViTConfig
+from lavit_deploy.profiles.baselines.base import Baseline
+from lavit_deploy.profiles.baselines.configs import (
     CvtConfig,
     EfficientNetConfig,
     EfficientViTConfig,
@@ -15,8 +15,8 @@ from profiles.baselines.configs import (
     RegNetYConfig,
     ResNetConfig,
 )
-from profiles.baselines.published import Published
-from profiles.closed_form import PvtV2Config, SwinConfig, ViTConfig
+from lavit_deploy.profiles.baselines.published import Published
+from lavit_deploy.profiles.counting.closed_form import PvtV2Config, SwinConfig, ViTConfig
 
 _TORCHVISION = "torchvision, documentation of the weights (their counts, the same architecture)"
 _REGNET = "Radosavovic et al., arXiv:2003.13678, the RegNetY models chosen"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from profiles.baselines.configs import EfficientViTConfig
+from lavit_deploy.profiles.baselines.configs import EfficientViTConfig
 
 _EPSILON = 1e-15
 

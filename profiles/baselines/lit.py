@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from profiles.baselines.configs import LitConfig
-from profiles.baselines.vit import Mlp
+from lavit_deploy.profiles.baselines.configs import LitConfig
+from lavit_deploy.profiles.baselines.vit import Mlp
 
 
 class PatchEmbed(nn.Module):

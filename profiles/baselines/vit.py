@@ -16,8 +16,12 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from profiles.baselines.token_reduction import DynamicViTReduction, EViTReduction, PptReduction
-from profiles.closed_form import ViTConfig
+from lavit_deploy.profiles.baselines.token_reduction import (
+    DynamicViTReduction,
+    EViTReduction,
+    PptReduction,
+)
+from lavit_deploy.profiles.counting.closed_form import ViTConfig
 
 
 class Attended(NamedTuple):

@@ -1,7 +1,7 @@
 import pytest
 
-from export.cli import main
-from lavit_deploy.bundle import Bundle
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.export.cli import main
 
 
 @pytest.fixture(scope="session")

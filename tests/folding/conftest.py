@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lavit_deploy.config import LaViTConfig
-from lavit_deploy.model import LaViT
+from lavit_deploy.model.config import LaViTConfig
+from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess
 
 SMALL = LaViTConfig(

@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from lavit_deploy.config import lavit_b, lavit_s, lavit_t
-from lavit_deploy.counting import multiply_adds
-from lavit_deploy.errors import ExportError
-from lavit_deploy.folding.contract import ContractError, Rewrite, run
+from lavit_deploy.common.errors import ExportError
 from lavit_deploy.folding.cost import cost_of
 from lavit_deploy.folding.fold import default_rewrites, fold
-from lavit_deploy.folding.la_chain import CollapseChains, cheaper_order
-from lavit_deploy.folding.layer_norms import FoldLayerNorms
-from lavit_deploy.folding.liveness import key_constants_matter
-from lavit_deploy.folding.normalisation import FoldNormalisation
-from lavit_deploy.folding.patch_products import ProductsFromConvolutions
-from lavit_deploy.folding.query_scale import FoldQueryScale
-from lavit_deploy.folding.stacked_projections import StackProjections
-from lavit_deploy.folding.transcription import transcribe
-from lavit_deploy.model import LaViT
+from lavit_deploy.folding.rewrite import ContractError, Rewrite, run
+from lavit_deploy.folding.rewrites.layer_norms import FoldLayerNorms
+from lavit_deploy.folding.rewrites.less_attention_chain import CollapseChains, cheaper_order
+from lavit_deploy.folding.rewrites.normalisation import FoldNormalisation
+from lavit_deploy.folding.rewrites.patch_products import ProductsFromConvolutions
+from lavit_deploy.folding.rewrites.query_scale import FoldQueryScale
+from lavit_deploy.folding.rewrites.stacked_projections import StackProjections
+from lavit_deploy.folding.softmax_invariance import key_constants_matter
+from lavit_deploy.folding.unfolded import transcribe
+from lavit_deploy.model.config import lavit_b, lavit_s, lavit_t
+from lavit_deploy.model.counts import multiply_adds
+from lavit_deploy.model.lavit import LaViT
 
 
 class DoubledHead(Rewrite):

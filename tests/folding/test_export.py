@@ -8,10 +8,10 @@ import onnx
 import pytest
 import torch
 
-from export.departure import first_departure
-from export.onnx_graph import SCOPES_KEY, write_onnx
-from export.parity import reference_logits
-from export.precision import precision_found, to_precision
+from lavit_deploy.export.graphs.onnx_graph import SCOPES_KEY, write_onnx
+from lavit_deploy.export.graphs.precision import precision_found, to_precision
+from lavit_deploy.export.judging.divergence import first_departure
+from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.folding.fold import fold
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime

@@ -19,9 +19,9 @@ import torch
 from triton._C.libtriton import ir
 from triton.runtime import interpreter
 
-from lavit_deploy.kernels import fused_mlp, less_attention
+from lavit_deploy.kernels import less_attention, mlp
 
-KERNELS = {"less_attention": less_attention.launch, "fused_mlp": fused_mlp.launch}
+KERNELS = {"less_attention": less_attention.launch, "fused_mlp": mlp.launch}
 
 
 def tf32(values: np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lavit_deploy.kernels.fused_mlp import WIDTHS
-from lavit_deploy.kernels.tiles import tile_for
+from lavit_deploy.kernels.mlp import WIDTHS
+from lavit_deploy.kernels.tile_sizes import tile_for
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -46,7 +46,7 @@ LESS_ATTENTION = {
 )
 def test_arguments_of_one_which_triton_makes_constants_compile(ones):
     """The plugin's kernels take every number as an argument; PyTorch's launcher does not."""
-    from lavit_deploy.kernels.less_attention_kernel import less_attention_kernel
+    from lavit_deploy.kernels.less_attention_triton import less_attention_kernel
 
     tile = tile_for(1, 1, "half")
     constants = tile.constants() | dict.fromkeys(ones, 1)
@@ -59,7 +59,7 @@ def test_arguments_of_one_which_triton_makes_constants_compile(ones):
 @pytest.mark.parametrize("target", SHARED_BYTES)
 @pytest.mark.parametrize(("weights", "rows"), [("fp16", 64), ("fp32", 32)])
 def test_the_widest_mlp_fits_into_every_gpus_shared_memory(target, weights, rows):
-    from lavit_deploy.kernels.fused_mlp_kernel import fused_mlp_kernel
+    from lavit_deploy.kernels.mlp_triton import fused_mlp_kernel
 
     weight = f"*{weights}"
     types = {"x": "*fp32", "out": "*fp32", "rows": "i32", "hidden": "i32", "eps": "fp32"}

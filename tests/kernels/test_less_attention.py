@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lavit_deploy.config import PRESETS, preset
-from lavit_deploy.errors import UsageError
+from lavit_deploy.common.errors import UsageError
 from lavit_deploy.kernels.less_attention import (
     launch,
     less_attention,
     less_attention_with_scores,
 )
-from lavit_deploy.kernels.tiles import tile_for, tiles
+from lavit_deploy.kernels.tile_sizes import tile_for, tiles
+from lavit_deploy.model.config import PRESETS, preset
 
 
 class Shape(NamedTuple):

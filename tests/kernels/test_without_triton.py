@@ -6,7 +6,8 @@ import sys
 WITHOUT = """\
 import sys
 sys.modules["triton"] = None
-from lavit_deploy.kernels import fused_mlp, less_attention
+from lavit_deploy.kernels import mlp
+from lavit_deploy.kernels import less_attention
 """
 
 

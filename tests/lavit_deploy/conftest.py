@@ -3,11 +3,11 @@
 import pytest
 from onnx import TensorProto, helper, save
 
-from lavit_deploy.bundle import Bundle
-from lavit_deploy.config import lavit_micro
-from lavit_deploy.environment import Environment
-from lavit_deploy.files import sha256_of
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.common.atomic_files import sha256_of
+from lavit_deploy.common.environment import Environment
 from lavit_deploy.manifest import Artifact, BatchRange, Checkpoint, Manifest, Parity, Timing
+from lavit_deploy.model.config import lavit_micro
 from lavit_deploy.preprocess import Preprocess
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from export.cli import main as export
-from lavit_deploy.bundle import Bundle
-from profiles.timing import Runner
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.export.cli import main as export
+from lavit_deploy.profiles.timing.timing import Runner
 
 
 class Scripted(Runner):

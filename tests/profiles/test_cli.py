@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
-from lavit_deploy.errors import InferenceError, ProfileError, UsageError
-from profiles import cli, peaks
-from profiles.report import Report, UncountedOperator
-from profiles.runners import TorchRunner
-from profiles.subjects import Settings, _TorchSubject, resolve
+from lavit_deploy.common.errors import InferenceError, ProfileError, UsageError
+from lavit_deploy.profiles import cli
+from lavit_deploy.profiles.report.schema import Report, UncountedOperator
+from lavit_deploy.profiles.subjects.subjects import Settings, _TorchSubject, resolve
+from lavit_deploy.profiles.timing import machine_peaks
+from lavit_deploy.profiles.timing.runners import TorchRunner
 
 QUICK = ["--runs", "3", "--threads", "1"]
 
@@ -121,7 +122,7 @@ def interrupt_after(monkeypatch, calls, error):
 
 def test_ctrl_c_writes_what_was_measured_and_ends_with_130(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(TorchRunner, "peak_memory", lambda self: None)
-    monkeypatch.setattr("profiles.session.time_batch", _settled_at_once)
+    monkeypatch.setattr("lavit_deploy.profiles.session.time_batch", _settled_at_once)
     interrupt_after(monkeypatch, 8 + 2 * 4 + 1, KeyboardInterrupt())
     file = tmp_path / "r.json"
     code = cli.main(["lavit_micro", "--batch", "1", "--runs", "60", "--json", str(file)])
@@ -136,7 +137,7 @@ def test_ctrl_c_writes_what_was_measured_and_ends_with_130(monkeypatch, tmp_path
 
 def _settled_at_once(runners, plan, result, notify):
     """`time_batch` with a warm-up of exactly eight calls, so that calls can be counted."""
-    from profiles import timing
+    from lavit_deploy.profiles.timing import timing
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "_SETTLED", float("inf"))
@@ -268,8 +269,8 @@ def test_time_is_split_and_growth_counted_when_asked_for(tiny_bundle, tmp_path, 
 @pytest.fixture
 def quick_peaks(monkeypatch):
     """Peaks of tiny matrices: the real ones take seconds."""
-    monkeypatch.setattr(peaks, "_SIZES", {"cpu": (32,)})
-    monkeypatch.setattr(peaks, "_COPIED", {"cpu": 1 << 16})
+    monkeypatch.setattr(machine_peaks, "_SIZES", {"cpu": (32,)})
+    monkeypatch.setattr(machine_peaks, "_COPIED", {"cpu": 1 << 16})
 
 
 def test_a_roofline_a_curve_and_the_page_come_from_one_run(quick_peaks, tmp_path, capsys):

@@ -19,21 +19,21 @@ from fastapi.testclient import TestClient
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from lavit_deploy.bundle import Bundle
-from lavit_deploy.choice import Choice, Wish, choose
-from lavit_deploy.config import LaViTConfig
-from lavit_deploy.environment import Environment
-from lavit_deploy.files import sha256_of
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.bundle.open import open_artifact
+from lavit_deploy.bundle.selection import Choice, Wish, choose
+from lavit_deploy.common.atomic_files import sha256_of
+from lavit_deploy.common.environment import Environment
 from lavit_deploy.manifest import Artifact, BatchRange, Checkpoint, Manifest, Parity, Timing
+from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.runtimes.base import Runtime, TensorSpec
-from lavit_deploy.runtimes.opening import open_artifact
-from serving.app import create_app
-from serving.metrics import Metrics
-from serving.opening import Model
-from serving.registry import Registry
-from serving.settings import Settings
-from serving.sources import Key, ModelSource
+from lavit_deploy.serving.http.app import create_app
+from lavit_deploy.serving.models.open_models import Model
+from lavit_deploy.serving.models.registry import Registry
+from lavit_deploy.serving.settings.model_source import Key, ModelSource
+from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.telemetry.metrics import Metrics
 
 CLASSES = ("red", "green", "blue")
 SCALE = 10.0  # logit of a class whose colour fills the picture
@@ -316,7 +316,7 @@ def serve():
     """Starts `lavit-serve` on a bundle and waits until it says that it is ready."""
     started = []
 
-    def start(bundle, *options, code="from serving.cli import entry; entry()"):
+    def start(bundle, *options, code="from lavit_deploy.serving.cli import entry; entry()"):
         started.append(Served(code, bundle, *options))
         return started[-1]
 

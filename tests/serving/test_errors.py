@@ -2,9 +2,10 @@ import inspect
 
 import pytest
 
-from lavit_deploy import errors as core
-from serving import errors
-from serving.problem import kind_of, picture_problem, title_of
+from lavit_deploy.common import errors as core
+from lavit_deploy.serving import errors
+from lavit_deploy.serving.errors import kind_of
+from lavit_deploy.serving.wire.problem import picture_problem, title_of
 
 
 def own_errors():

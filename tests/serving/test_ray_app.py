@@ -21,10 +21,10 @@ import ray
 import yaml
 from ray import serve
 
-from lavit_deploy.errors import InferenceError, ParityError, UsageError
+from lavit_deploy.common.errors import InferenceError, ParityError, UsageError
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
-from serving.batching import Batcher
-from serving.ray_app import Options, Replica, build
+from lavit_deploy.serving.batching.batcher import Batcher
+from lavit_deploy.serving.ray_app import Options, Replica, build
 
 PATIENCE = 30.0
 APPLICATION = f"test-{os.getpid()}"

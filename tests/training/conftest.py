@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lavit_deploy.config import LaViTConfig
+from lavit_deploy.datasets import ArrayPictures, DataSource
+from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.training.distributed import World
 from lavit_deploy.training.interruption import Interruption
-from lavit_deploy.training.metrics import Terminal
-from lavit_deploy.training.pictures import ArrayPictures, DataSource
 from lavit_deploy.training.recipe import Recipe
+from lavit_deploy.training.reporting import Terminal
 from lavit_deploy.training.trainer import Settings, Trainer
 
 CLASSES = ("blue", "green", "red")

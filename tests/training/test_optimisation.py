@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lavit_deploy.config import lavit_micro
-from lavit_deploy.losses import dp_loss
-from lavit_deploy.model import LaViT
+from lavit_deploy.model.config import lavit_micro
+from lavit_deploy.model.lavit import LaViT
+from lavit_deploy.model.losses import dp_loss
 from lavit_deploy.training.optimisation import (
     Objective,
     averaged,

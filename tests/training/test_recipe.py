@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavit_deploy.errors import UsageError
+from lavit_deploy.common.errors import UsageError
 from lavit_deploy.training.recipe import RECIPES, Recipe, digits, imagenet
 
 

@@ -7,11 +7,11 @@ import signal
 import pytest
 import torch
 
-from lavit_deploy.checkpoint import load_checkpoint
-from lavit_deploy.errors import CheckpointError, TrainingError, UsageError
+from lavit_deploy.common.errors import CheckpointError, TrainingError, UsageError
+from lavit_deploy.model.checkpoint import load_checkpoint
 from lavit_deploy.training import trainer as trainer_module
 from lavit_deploy.training.recipe import Recipe
-from lavit_deploy.training.state import load_state
+from lavit_deploy.training.resume_point import load_state
 from lavit_deploy.training.trainer import clear
 
 TIMES = ("seconds", "images_per_second")

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lavit_deploy.config import LaViTConfig
+from lavit_deploy.datasets import ArrayPictures, DataSource
+from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.training.distributed import joined
 from lavit_deploy.training.interruption import Interruption
-from lavit_deploy.training.metrics import Terminal
-from lavit_deploy.training.pictures import ArrayPictures, DataSource
 from lavit_deploy.training.recipe import Recipe
-from lavit_deploy.training.state import load_state
+from lavit_deploy.training.reporting import Terminal
+from lavit_deploy.training.resume_point import load_state
 from lavit_deploy.training.trainer import Settings, Trainer
 
 CONFIG = LaViTConfig(

@@ -3,7 +3,7 @@
 They run in the interpreter that has the format's packages, which need not be this project's: only
 the standard library, NumPy and those packages are imported here. Each module has `convert`,
 `precision_found`, `imports`, `load` and, where its runtime tells, `left_share`;
-`export.mobile.worker` calls them.
+`lavit_deploy.export.mobile.conversion_process` calls them.
 """
 
 from collections.abc import Callable

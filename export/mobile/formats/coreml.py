@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from export.mobile.formats import Classify
+from lavit_deploy.export.mobile.formats import Classify
 
 
 def imports() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from export.mobile.formats import Classify
+from lavit_deploy.export.mobile.formats import Classify
 
 _PROFILED = 20  # calls
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from export.mobile.formats import Classify
+from lavit_deploy.export.mobile.formats import Classify
 
 _INT8_OPERATORS = ("FULLY_CONNECTED", "CONV_2D")
 """Products with constants. Products of activations stay float: in int8 they broke the model."""

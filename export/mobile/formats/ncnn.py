@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from export.mobile.formats import Classify
+from lavit_deploy.export.mobile.formats import Classify
 
 _HALF_FLAG = 0x01306B47
 """What ncnn's model loader takes for the start of float16 weights."""

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from export.mobile.formats import Classify
+from lavit_deploy.export.mobile.formats import Classify
 
 
 def imports() -> None:

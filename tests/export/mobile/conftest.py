@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.mobile.interpreters import Tools, find_tools, variable
-from export.mobile.target import Format, MobileTarget
-from export.parity import reference_logits
-from export.pictures import Pictures
-from export.workbench import Workbench
-from lavit_deploy.checkpoint import load_checkpoint, save_checkpoint
+from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.parity_pictures import Pictures
+from lavit_deploy.export.judging.reference import reference_logits
+from lavit_deploy.export.mobile.target import Format, MobileTarget
+from lavit_deploy.export.mobile.tool_environment import Tools, find_tools, variable
 from lavit_deploy.manifest import Artifact, BatchRange
-from lavit_deploy.model import LaViT
+from lavit_deploy.model.checkpoint import load_checkpoint, save_checkpoint
+from lavit_deploy.model.lavit import LaViT
 
 
 @dataclass(frozen=True)

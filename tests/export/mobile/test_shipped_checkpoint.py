@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.mobile.target import MobileTarget
-from export.parity import reference_logits
-from export.pictures import Pictures
-from export.quantization.calibration import open_split
-from export.targets.executorch import EXECUTORCH
-from export.targets.litert import LITERT
-from export.targets.ncnn import NCNN
-from export.workbench import Workbench
-from lavit_deploy.checkpoint import load_checkpoint
+from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.parity_pictures import Pictures
+from lavit_deploy.export.judging.reference import reference_logits
+from lavit_deploy.export.mobile.target import MobileTarget
+from lavit_deploy.export.quantization.calibration import open_split
+from lavit_deploy.export.targets.executorch import EXECUTORCH
+from lavit_deploy.export.targets.litert import LITERT
+from lavit_deploy.export.targets.ncnn import NCNN
 from lavit_deploy.manifest import BatchRange
+from lavit_deploy.model.checkpoint import load_checkpoint
 
 ONE = BatchRange(minimum=1, optimum=1, maximum=1)
 MOST_LOST = 0.5  # points of accuracy, as `lavit-export --max-drop` allows by default

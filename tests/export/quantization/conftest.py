@@ -3,9 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from export.onnx_graph import write_onnx
-from export.quantization.calibration import LabelledPictures
-from export.quantization.recipe import Recipe
+from lavit_deploy.export.graphs.onnx_graph import write_onnx
+from lavit_deploy.export.quantization.calibration import LabelledPictures
+from lavit_deploy.export.quantization.scheme import Recipe
 from lavit_deploy.folding.fold import fold
 from lavit_deploy.manifest import BatchRange
 

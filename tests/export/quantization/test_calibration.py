@@ -1,7 +1,7 @@
 import pytest
 
-from export.quantization.calibration import open_split
-from lavit_deploy.errors import UsageError
+from lavit_deploy.common.errors import UsageError
+from lavit_deploy.export.quantization.calibration import open_split
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
 
@@ -26,7 +26,7 @@ def test_labels_come_from_folders_named_as_classes(picture_folder, tiny_preproce
 def test_of_very_many_pictures_some_are_judged_on_and_the_rest_are_not_read(
     picture_folder, tiny_preprocess, monkeypatch
 ):
-    from export.quantization import calibration
+    from lavit_deploy.export.quantization import calibration
 
     monkeypatch.setattr(calibration, "MOST_HELD_OUT", 4)
     split = open_split(str(picture_folder), None, tiny_preprocess, CLASSES)

@@ -2,10 +2,10 @@ import importlib.util
 
 import pytest
 
-from export.cli import main
-from lavit_deploy.bundle import Bundle
-from lavit_deploy.choice import Wish, choose
-from lavit_deploy.errors import UsageError
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.bundle.selection import Wish, choose
+from lavit_deploy.common.errors import UsageError
+from lavit_deploy.export.cli import main
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed"
@@ -61,9 +61,9 @@ def test_where_a_bfloat16_rest_cannot_hold_the_file_is_made_for_float32(
     tiny_checkpoint_file, picture_folder, tmp_path, monkeypatch
 ):
     """What bfloat16 itself loses, no block in float mends: it must not fail float32 as well."""
-    from export.quantization.accuracy import Loss
-    from export.quantization.judging import Judge
-    from export.targets import openvino_int8
+    from lavit_deploy.export.quantization.accuracy_loss import Loss
+    from lavit_deploy.export.quantization.int8_judge import Judge
+    from lavit_deploy.export.targets import openvino_int8
 
     if len(openvino_int8.cpu_precisions()) == 1:
         pytest.skip("this CPU has no bfloat16")
@@ -106,10 +106,10 @@ def test_int8_is_chosen_only_where_it_agrees_enough(bundle):
 def test_a_loss_above_max_drop_fails_the_artifact_and_float_stays(
     tiny_checkpoint_file, picture_folder, tmp_path, monkeypatch
 ):
-    from export.quantization import judging
-    from export.quantization.accuracy import Loss
+    from lavit_deploy.export.quantization import int8_judge
+    from lavit_deploy.export.quantization.accuracy_loss import Loss
 
-    monkeypatch.setattr(judging, "loss", lambda *_: Loss(1.0, 0.9, 0.9))
+    monkeypatch.setattr(int8_judge, "loss", lambda *_: Loss(1.0, 0.9, 0.9))
     out = tmp_path / "b.bundle"
     arguments = ["--ckpt", str(tiny_checkpoint_file), "--int8", "--calib", str(picture_folder)]
     assert main([*arguments, "--target", "onnx", "--out", str(out), "--batch", "1", "2", "2"]) == 1

@@ -3,9 +3,9 @@ import onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.quantization.qdq import insert, quantize_weight
-from export.quantization.readback import onnxruntime_types
-from export.quantization.recipe import run_graph
+from lavit_deploy.export.quantization.qdq import insert, quantize_weight
+from lavit_deploy.export.quantization.runtime_precision import onnxruntime_types
+from lavit_deploy.export.quantization.scheme import run_graph
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,7 +1,7 @@
 import pytest
 
-from export.quantization.accuracy import Loss, loss
-from export.quantization.recipe import search
+from lavit_deploy.export.quantization.accuracy_loss import Loss, loss
+from lavit_deploy.export.quantization.scheme import search
 
 ERRORS = {"a": 0.1, "b": 0.4, "c": 0.2, "d": 0.3}
 

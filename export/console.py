@@ -1,0 +1,175 @@
+"""What `lavit-export` shows: the plan, the progress, the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.export.mobile.console_table import is_mobile, print_mobile
+from lavit_deploy.export.pipeline import TRITON, Job, export_bundle, step_names
+from lavit_deploy.export.text_table import MIB, narrow_table, verdict
+from lavit_deploy.export.triton_server.repository import FOLDER, model_name, obstacles
+from lavit_deploy.folding.fold import Folding
+from lavit_deploy.manifest import Artifact
+
+
+def print_plan(console: Console, job: Job, out: Path) -> None:
+    """Say what will be built and what is left out, and why."""
+    checkpoint, config = job.checkpoint, job.checkpoint.config
+    _say(
+        console,
+        f"[bold]{escape(checkpoint.file.name)}[/bold]: {checkpoint.architecture}, "
+        f"{config.image_size[0]} x {config.image_size[1]}, {config.num_classes} classes"
+        f" ({checkpoint.weights}) -> [bold]{escape(str(out))}[/bold]",
+    )
+    for sentence in checkpoint.inferred:
+        _say(console, f"  [yellow]assumed[/yellow] {escape(sentence)}")
+    for step in job.plan.steps:
+        _say_step(console, step.action, step.what, step.why)
+    if job.folding is None:
+        _say_step(console, "skip", "folding", "--no-fold keeps the operators of the paper")
+    else:
+        _say_step(console, "fold", "model", f"exactly: {_change(job.folding)}")
+    for skipped in job.pictures.skipped:
+        _say(console, f"  [yellow]unreadable[/yellow] {escape(skipped)}")
+
+
+def _say(console: Console, line: str) -> None:
+    """Print a line without breaks of its own: the terminal wraps it, and a copy has none."""
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _say_step(console: Console, action: str, what: str, why: str) -> None:
+    colour = "dim" if action == "skip" else "green"
+    _say(console, f"  [{colour}]{action:<5}[/{colour}] {what:<13} {escape(why)}")
+
+
+def export_with_progress(console: Console, job: Job, out: Path, *, force: bool) -> Bundle:
+    """Run the export under a progress bar; without a terminal, one line for each step."""
+    names = step_names(job.plan)
+    if not console.is_terminal:
+        return export_bundle(
+            job, out, force=force, progress=lambda name: _print_step(console, name)
+        )
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=len(names))
+        # A step is complete when the next one begins.
+        bundle = export_bundle(
+            job,
+            out,
+            force=force,
+            progress=lambda name: bar.update(
+                task, description=name, completed=names.index(_step_of(name))
+            ),
+        )
+        bar.update(task, completed=len(names))
+    return bundle
+
+
+def _step_of(name: str) -> str:
+    """The step that a report is about; what follows ": " says how far within it."""
+    return name.partition(": ")[0]
+
+
+def _print_step(console: Console, name: str) -> None:
+    if name == _step_of(name):
+        console.print(f"  ... {name}")
+
+
+def _change(folding: Folding) -> str:
+    """What folding saved, in words."""
+    before, after = folding.report.before, folding.report.after
+    return (
+        f"{before.operators} -> {after.operators} operators, "
+        f"{before.multiply_adds / 1e9:.3f} -> {after.multiply_adds / 1e9:.3f} G multiply-adds, "
+        f"{before.weights / 1e6:.2f} -> {after.weights / 1e6:.2f} M weights"
+    )
+
+
+def print_result(console: Console, job: Job, bundle: Bundle, seconds: float) -> None:
+    """One row for each artifact, and what to do next."""
+    manifest = bundle.manifest
+    count = len(manifest.artifacts)
+    _say(console, f"[bold]{escape(manifest.name)}: {count} artifacts in {seconds:.0f} s[/bold]")
+    _print_servers(console, [item for item in manifest.artifacts if not is_mobile(item)])
+    print_mobile(console, manifest.artifacts)
+    environment = manifest.environment
+    for first in manifest.artifacts[:1]:
+        _say(
+            console,
+            f"parity on {first.parity.images} pictures ({escape(first.parity.source)}); latency on "
+            f"{environment.cpu}, {environment.cores} cores: medians of a call @batch, artifacts in "
+            "turn",
+        )
+    if job.folding is not None:
+        _say(console, f"folded: {_change(job.folding)}")
+    for item in manifest.artifacts:
+        _print_doubts(console, item)
+    for name, reason in manifest.not_built.items():
+        _say(console, f"[red]{name} was not built[/red]: {escape(reason)}")
+    if manifest.int8 is not None:
+        _say(console, escape(manifest.int8))
+    if job.plan.triton_repository and TRITON not in manifest.not_built:
+        _print_triton(console, bundle)
+    if any(item.passed and not is_mobile(item) for item in manifest.artifacts):
+        _say(console, f"next: [bold]lavit-serve {escape(str(bundle.path))}[/bold]")
+
+
+def _print_doubts(console: Console, item: Artifact) -> None:
+    """What keeps an artifact from being trusted; nothing where it ran and passed."""
+    if item.parity.method != "run":
+        _say(console, f"{item.name} was not run; its parity: {item.parity.method}")
+    if (failure := item.failure) is not None:
+        departure = (
+            f". First departure: {failure.first_departure}" if failure.first_departure else ""
+        )
+        _say(
+            console,
+            f"[red]{item.name} failed parity[/red] ({failure.method}): "
+            f"{escape(failure.reason)}{departure}",
+        )
+
+
+def _print_servers(console: Console, artifacts: Sequence[Artifact]) -> None:
+    """One row for each artifact that a server can run; nothing where there is none."""
+    if not artifacts:
+        return
+    batches = [timing.batch for timing in artifacts[0].timings]
+    headings = ("artifact", "MiB", "type", "parity", "top-1", "max diff")
+    table = narrow_table(*headings, *(f"ms @{size}" for size in batches))
+    for item in artifacts:
+        strictest = item.rounded_parity or item.parity
+        milliseconds = {timing.batch: f"{timing.median_ms:.1f}" for timing in item.timings}
+        table.add_row(
+            item.name,
+            f"{item.total_bytes / MIB:.1f}",
+            item.precision_found,
+            verdict(item),
+            f"{strictest.top1_agreement:.1%}",
+            f"{strictest.max_difference:.2g}",
+            *(milliseconds.get(size, "-") for size in batches),
+        )
+    console.print(table)
+
+
+def _print_triton(console: Console, bundle: Bundle) -> None:
+    """Which artifacts are models of the Triton repository, and why the others are not."""
+    manifest = bundle.manifest
+    hindered = obstacles(manifest)
+    names = [model_name(manifest, item) for item in manifest.artifacts if not hindered[item.name]]
+    place = escape(str(bundle.path / FOLDER))
+    _say(console, f"Triton: [bold]{place}[/bold] holds {', '.join(names)}")
+    for item in manifest.artifacts:
+        if (why_not := hindered[item.name]) and not is_mobile(item):
+            _say(console, f"  without {item.name}: {escape(why_not)}")

@@ -1,0 +1,187 @@
+"""Building one artifact and judging it against the float32 PyTorch model."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from lavit_deploy.common.atomic_files import sha256_of
+from lavit_deploy.export.graphs.onnx_graph import OPSET, write_onnx
+from lavit_deploy.export.graphs.precision import compute_types, precision_found, to_precision
+from lavit_deploy.export.judging.divergence import GraphRunner, first_departure
+from lavit_deploy.export.judging.half_precision import widen
+from lavit_deploy.export.judging.parity_pictures import Pictures
+from lavit_deploy.export.judging.reference import TOLERANCES, compare, run_artifact
+from lavit_deploy.folding.modules import FoldedLaViT
+from lavit_deploy.manifest import Artifact, BatchRange, Device, Parity, Precision
+from lavit_deploy.model.checkpoint import Checkpoint
+from lavit_deploy.model.lavit import LaViT
+from lavit_deploy.runtimes.base import Logits
+from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
+
+_DEPARTURE_PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Built:
+    """A graph on disk that has not been judged yet.
+
+    Attributes:
+        precision: what was asked for.
+        file: where it lies.
+        graph: its content, with inferred types.
+        seconds: time the build took.
+    """
+
+    precision: Precision
+    file: Path
+    graph: onnx.ModelProto
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What every artifact of one export is built from and compared with.
+
+    Attributes:
+        checkpoint: where names and preprocessing come from.
+        model: the float32 reference.
+        pictures: what parity is measured on.
+        reference: the reference's logits of those pictures [B, K].
+        batch: batch sizes of the artifacts.
+        device: where artifacts run, if their runtime has kernels for their precision there.
+        folded: the same function in fewer operators, to build from; None to build from `model`.
+    """
+
+    checkpoint: Checkpoint
+    model: LaViT
+    pictures: Pictures
+    reference: Logits
+    batch: BatchRange
+    device: Device
+    folded: FoldedLaViT | None = None
+    _graphs: dict[Precision, Built] = field(default_factory=dict)
+
+    def graph(self, precision: Precision, folder: Path) -> Built:
+        """The ONNX graph of one precision, written into `folder` when it is first asked for.
+
+        Raises:
+            ExportError: the graph could not be built, or is invalid.
+        """
+        if precision not in self._graphs:
+            self._graphs[precision] = self._build(precision, folder)
+        return self._graphs[precision]
+
+    def _build(self, precision: Precision, folder: Path) -> Built:
+        file = folder / f"model.{precision}.onnx"
+        start = time.perf_counter()
+        model = (
+            to_precision(self.model, precision)
+            if self.folded is None
+            else to_precision(self.folded, precision)
+        )
+        graph = write_onnx(self.checkpoint, model, file, batch=self.batch, precision=precision)
+        return Built(precision, file, graph, time.perf_counter() - start)
+
+    def judge(self, built: Built) -> Artifact:
+        """Read the precision back, run the graph, and compare it with the reference."""
+        precision = built.precision
+        devices = _devices(precision)
+        device: Device = self.device if self.device in devices else "cpu"
+        parity = self._as_it_is(built, device) if device in devices else self._rounded(built)
+        rounded = None
+        if device == "cpu" and parity.method == "run" and precision != "fp32":
+            rounded = self._rounded(built)
+        found = precision_found(built.graph)
+        return Artifact(
+            name=f"onnx-{precision}",
+            file=built.file.name,
+            sha256=sha256_of(built.file),
+            size_bytes=built.file.stat().st_size,
+            runtime="onnxruntime",
+            runtime_version=import_onnxruntime().__version__,
+            format_version=f"opset {OPSET}",
+            precision_requested=precision,
+            precision_found=found,
+            folded=self.folded is not None,
+            compute_types=dict(compute_types(built.graph)),
+            batch=self.batch,
+            devices=devices,
+            device=device,
+            build_seconds=round(built.seconds, 2),
+            parity=with_precision(parity, precision, found),
+            rounded_parity=rounded,
+        )
+
+    def _as_it_is(self, built: Built, device: Device) -> Parity:
+        logits = self._run(built.file, device)
+        return self.verdict(logits, built.precision, built.graph)
+
+    def _rounded(self, built: Built) -> Parity:
+        """Parity of what half-precision hardware computes, found on a CPU (see `widening`)."""
+        wide = widen(built.graph, built.precision)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "widened.onnx"
+            onnx.save(wide, file)
+            logits = self._run(file, "cpu")
+        method = f"computed in float32, every result rounded to {built.precision}"
+        return self.verdict(logits, built.precision, wide, method=method)
+
+    def verdict(
+        self,
+        logits: Logits,
+        precision: Precision,
+        graph: onnx.ModelProto | None,
+        *,
+        method: str = "run",
+        run: GraphRunner | None = None,
+    ) -> Parity:
+        """Compare logits with the reference; after a failure, name the layer that departs first.
+
+        Args:
+            logits: the artifact's logits of `pictures` [B, K].
+            precision: decides the tolerance.
+            graph: ONNX graph of the artifact, to find the layer in; None where there is none.
+            method: how the artifact was run.
+            run: runs the graph as the artifact does; default: ONNX Runtime.
+        """
+        parity = compare(
+            logits, self.reference, precision, source=self.pictures.source, method=method
+        )
+        if parity.passed or graph is None:
+            return parity
+        layer = first_departure(
+            graph,
+            self.model,
+            self.pictures.images[:_DEPARTURE_PICTURES],
+            self.checkpoint.preprocess,
+            tolerance=TOLERANCES[precision].relative,
+            run=run,
+        )
+        return parity.model_copy(update={"first_departure": layer})
+
+    def _run(self, file: Path, device: Device) -> Logits:
+        with OnnxRuntime(file, max_batch=self.batch.maximum, device=device) as runtime:
+            return run_artifact(runtime, self.pictures.images, self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Batch sizes that parity cycles through."""
+        return (1, self.batch.optimum, min(3, self.batch.maximum))
+
+
+def with_precision(parity: Parity, asked: Precision, found: str) -> Parity:
+    """The comparison, failed if the artifact computes in another precision than was asked for."""
+    if found == asked:
+        return parity
+    reason = f"asked for {asked}, the artifact computes in {found}"
+    return parity.model_copy(update={"passed": False, "reason": reason})
+
+
+def _devices(precision: Precision) -> tuple[Device, ...]:
+    """Devices for which ONNX Runtime has kernels of a precision."""
+    return ("cuda",) if precision == "bf16" else ("cpu", "cuda")

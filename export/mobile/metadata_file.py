@@ -1,0 +1,53 @@
+"""What an app must know beside a file: labels, preprocessing, and what goes in and out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lavit_deploy.manifest import MobileRuntime
+from lavit_deploy.model.checkpoint import Checkpoint
+
+_INPUTS: dict[MobileRuntime, tuple[str, str]] = {
+    "ort": ("uint8 [1, H, W, 3]", "RGB, 0..255"),
+    "executorch": ("uint8 [1, H, W, 3]", "RGB, 0..255"),
+    "litert": ("uint8 [1, H, W, 3]", "RGB, 0..255"),
+    "coreml": ("image", "an RGB image"),
+    "ncnn": ("float32 [3, H, W]", "RGB, 0..255, as ncnn::Mat::from_pixels gives it"),
+}
+
+
+def sidecar(checkpoint: Checkpoint, form: MobileRuntime, file: str) -> dict[str, Any]:
+    """Everything that is needed to call a file, ready for JSON.
+
+    Args:
+        checkpoint: where names and preprocessing come from.
+        form: the format.
+        file: the file's name.
+    """
+    height, width = checkpoint.config.image_size
+    layout, colours = _INPUTS[form]
+    preprocess = checkpoint.preprocess
+    return {
+        "name": checkpoint.architecture,
+        "file": file,
+        "input": {
+            "layout": layout,
+            "height": height,
+            "width": width,
+            "description": f"{width} x {height}, {colours}; mean and std are inside",
+        },
+        "preprocess": {
+            "resize": preprocess.resize,
+            "crop": list(preprocess.crop),
+            "interpolation": preprocess.interpolation,
+        },
+        "output": "logits, one for each class",
+        "classes": list(checkpoint.classes),
+        "checkpoint_sha256": checkpoint.sha256,
+    }
+
+
+def as_json(about: dict[str, Any]) -> str:
+    """The sidecar's text."""
+    return json.dumps(about, ensure_ascii=False, indent=2) + "\n"

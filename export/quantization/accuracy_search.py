@@ -1,0 +1,56 @@
+"""Write an int8 artifact with as many blocks in int8 as the allowed loss permits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lavit_deploy.export.quantization.int8_judge import Judge
+from lavit_deploy.export.quantization.scheme import search
+from lavit_deploy.runtimes.base import Logits
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a search left on disk.
+
+    Attributes:
+        float_blocks: blocks that stay float in the file; none where the search failed.
+        within: the loss is no more than allowed.
+        logits: the file's logits of the held-out pictures [N, K].
+    """
+
+    float_blocks: tuple[str, ...]
+    within: bool
+    logits: Logits
+
+
+def hold(
+    judge: Judge,
+    sensitivity: Callable[[], dict[str, float]],
+    write: Callable[[tuple[str, ...]], None],
+    run: Callable[[], Logits],
+) -> Held:
+    """Return blocks to float until the loss on held-out pictures is small enough.
+
+    Args:
+        judge: knows the held-out pictures and the allowed loss.
+        sensitivity: error of each block; asked for only if anything must return.
+        write: writes the artifact's file with these blocks in float.
+        run: logits of the held-out pictures by the file as it was last written.
+
+    Returns:
+        What the file now holds. Where no choice of blocks is enough, all of it is int8.
+    """
+    tried: dict[tuple[str, ...], Logits] = {}
+
+    def logits_with(blocks: tuple[str, ...]) -> Logits:
+        write(blocks)
+        tried[blocks] = run()
+        return tried[blocks]
+
+    found = search(sensitivity, lambda blocks: judge.loss(logits_with(blocks)), judge.max_drop)
+    blocks = found or ()
+    if [*tried][-1] != blocks:
+        write(blocks)
+    return Held(blocks, found is not None, tried[blocks])

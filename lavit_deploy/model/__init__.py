@@ -1,0 +1,1 @@
+"""LaViT as mathematics: its configuration, network, losses, operation counts and checkpoints."""

@@ -1,0 +1,1 @@
+"""Where the time of a model goes: by module, by graph node, by part."""

@@ -1,0 +1,1 @@
+"""Multiply-adds: by closed form, and by tracing the operators."""

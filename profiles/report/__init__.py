@@ -1,0 +1,1 @@
+"""What was measured, as data that can be written, read, compared and judged."""

@@ -1,0 +1,1 @@
+"""Hostile pictures, decoded in processes of their own."""

@@ -1,0 +1,61 @@
+"""Load shedding: a refusal before there is a request, for a fraction of what a request costs.
+
+Behind the application's middleware a refusal takes a sixth of the processor time of an answer by a
+small model: at three times the load that it can take, a service would do little but refuse.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.datastructures import Headers
+
+from lavit_deploy.serving.errors import kind_of
+from lavit_deploy.serving.http.admission import Admission, route_of_work
+from lavit_deploy.serving.http.request_log import REQUEST_ID, TIMING, id_of_request
+from lavit_deploy.serving.http.security import SAFE_HEADERS
+from lavit_deploy.serving.telemetry.metrics import Metrics
+from lavit_deploy.serving.wire.problem import Problem, headers_of, picture_problem, whole_problem
+
+
+class Shedding:
+    """Refuses work by its head alone, for connections; counted like other refusals, not logged.
+
+    Not for a service with keys, cross-origin rules or traces: those come before any refusal.
+
+    Args:
+        admission: what is let in.
+        metrics: where refusals are counted.
+    """
+
+    def __init__(self, admission: Admission, metrics: Metrics) -> None:
+        self._admission = admission
+        self._metrics = metrics
+
+    def refuse(self, path: str, headers: Headers) -> tuple[Problem, dict[str, str]] | None:
+        """Refuse a POST.
+
+        Args:
+            path: where it goes.
+            headers: its headers.
+
+        Returns:
+            The answer and its headers; None where the application is to answer.
+        """
+        started = time.perf_counter()
+        route = route_of_work(path)
+        if route is None or (refusal := self._admission.refusal(headers)) is None:
+            return None
+        request_id, kind = id_of_request(headers), kind_of(refusal)
+        problem = whole_problem(picture_problem(refusal), path=path, request_id=request_id)
+        seconds = time.perf_counter() - started
+        self._metrics.error(kind)
+        self._metrics.request(
+            route=route, method="POST", status=problem.status, reason=kind, seconds=seconds
+        )
+        return problem, {
+            **headers_of(refusal),
+            **SAFE_HEADERS,
+            REQUEST_ID: request_id,
+            TIMING: f"total;dur={seconds * 1e3:.3g}",
+        }

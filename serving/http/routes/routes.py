@@ -1,0 +1,286 @@
+"""The routes: what clients, operators and people call."""
+
+# No `from __future__ import annotations` here: FastAPI reads the limits inside the annotations,
+# and they come from the model.
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from lavit_deploy.serving.decoding.picture_formats import Formats
+from lavit_deploy.serving.errors import InvalidParameterError, NotReadyError
+from lavit_deploy.serving.http.client_gone import unless_gone
+from lavit_deploy.serving.http.deadlines import DEADLINE_DOC, before, deadline_of
+from lavit_deploy.serving.models.lookup import Models
+from lavit_deploy.serving.telemetry.metrics import Metrics
+from lavit_deploy.serving.wire.json_body import JsonPictures
+from lavit_deploy.serving.wire.problem import (
+    PictureProblem,
+    RefusedPicture,
+    error_response,
+    problem_doc,
+    problem_response,
+)
+from lavit_deploy.serving.wire.schemas import (
+    Classification,
+    ClassifiedPicture,
+    FailedPicture,
+    Health,
+    ModelList,
+    RequestTiming,
+)
+from lavit_deploy.serving.wire.uploads import JSON, MULTIPART, RAW, UploadReader
+
+CLASSIFY = "/classify"
+PAGE = Path(__file__).parents[2] / "page"
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_REFUSALS = {
+    400: "The request has no picture, or its body breaks the format.",
+    404: "There is no such model.",
+    408: "The body did not arrive in time.",
+    413: "Too many bytes, pixels or pictures.",
+    415: "A content type that is not taken, or bytes that are no picture.",
+    422: "`top_k` out of range, or a picture that is truncated or damaged.",
+    500: "The model failed.",
+    503: "Every place is taken, the wait too long, or the model not ready; see Retry-After.",
+    504: "The deadline passed.",
+}
+
+
+class Classify(Protocol):
+    """The endpoint of `/classify`."""
+
+    async def __call__(
+        self,
+        request: Request,
+        *,
+        asked: int | None = None,
+        model: str | None = None,
+        version: str | None = None,
+    ) -> Response:
+        """Answer a request.
+
+        Args:
+            request: with the pictures.
+            asked: classes in the answer; None: the usual number.
+            model: which; None: the default one.
+            version: which of that name; None: the first one in the listing.
+
+        Raises:
+            LavitError: the request cannot be answered.
+        """
+
+
+def classify_with(models: Models, uploads: UploadReader, *, top_k: int, seconds: float) -> Classify:
+    """The endpoint of `/classify`.
+
+    Args:
+        models: what answers.
+        uploads: reads the bodies.
+        top_k: classes in an answer that does not ask for a number.
+        seconds: time for a request that brings no deadline of its own.
+    """
+
+    async def classify(
+        request: Request,
+        *,
+        asked: int | None = None,
+        model: str | None = None,
+        version: str | None = None,
+    ) -> Response:
+        deadline = deadline_of(request, seconds)
+        return await before(deadline, answer(request, (model, version), asked, deadline))
+
+    async def answer(
+        request: Request,
+        named: tuple[str | None, str | None],
+        asked: int | None,
+        deadline: float,
+    ) -> Response:
+        started = time.perf_counter()
+        async with uploads.read(request) as received:
+            read = time.perf_counter()
+            pictures = received.pictures
+            request.state.pictures = len(pictures)
+            with models.use(*named) as classifier:
+                classes = _classes(asked, top_k, len(classifier.classes))
+                work = classifier.classify(pictures, classes, deadline)
+                results = await unless_gone(request, work)
+        if not any(isinstance(result, ClassifiedPicture) for result in results):
+            return _refusal(request, [item for item in results if isinstance(item, FailedPicture)])
+        found = Classification(
+            request_id=request.state.request_id,
+            model=classifier.model.id,
+            results=tuple(results),
+            timing=RequestTiming(
+                read_ms=_milliseconds(started, read),
+                total_ms=_milliseconds(started, time.perf_counter()),
+            ),
+        )
+        return Response(found.model_dump_json(), media_type="application/json")
+
+    return classify
+
+
+def classify_routes(classify: Classify) -> APIRouter:
+    """`POST /classify`."""
+    router = APIRouter(tags=["classify"])
+
+    @router.post(
+        CLASSIFY,
+        summary="Classify one or several pictures",
+        response_model=Classification,
+        responses={status: problem_doc(text) for status, text in _REFUSALS.items()},
+        openapi_extra={"requestBody": _request_body(), "parameters": [DEADLINE_DOC]},
+        operation_id="classify_classify_post",
+    )
+    async def classify_with_query(
+        request: Request,
+        asked: Annotated[
+            int | None,
+            Query(alias="top_k", ge=1, description="How many classes to answer with."),
+        ] = None,
+        model: Annotated[
+            str | None, Query(description="Which model; see /models. Without it, the default.")
+        ] = None,
+        version: Annotated[str | None, Query(description="Which version of it.")] = None,
+    ) -> Response:
+        """Send files as a multipart form, base64 in JSON, or one picture as the body itself.
+
+        Several pictures are answered one by one, in order: the answer is 200 if at least one was
+        classified, and the others carry their problem. If none was, the answer is a problem with
+        the status they have in common, or 422.
+        """
+        return await classify(request, asked=asked, model=model, version=version)
+
+    return router
+
+
+def list_routes(models: Models) -> APIRouter:
+    """`GET /models`."""
+    router = APIRouter(tags=["classify"])
+
+    @router.get("/models", summary="Which models are there?")
+    async def list_models() -> ModelList:
+        """Every model that can be asked, by name and version."""
+        return ModelList(models=models.listing())
+
+    return router
+
+
+def _classes(asked: int | None, usual: int, most: int) -> int:
+    """How many classes to answer with."""
+    if asked is not None and asked > most:
+        raise InvalidParameterError(f"top_k: must be 1..{most}, given {str(asked)[:40]}")
+    return min(usual, most) if asked is None else asked
+
+
+def operator_routes(models: Models, metrics: Metrics) -> APIRouter:
+    """`/healthz`, `/readyz` and `/metrics`."""
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/healthz", summary="Is the process alive?")
+    async def healthz() -> Health:
+        """Answers as long as the event loop runs."""
+        return Health()
+
+    @router.get(
+        "/readyz",
+        summary="Should traffic be sent here?",
+        response_model=Health,
+        responses={503: problem_doc("Warming up, stopping or broken; the detail says which.")},
+    )
+    async def readyz(request: Request) -> Response:
+        """Ready once every model has answered a warm-up, until the service begins to stop."""
+        reason = models.unready_reason
+        if reason is not None:
+            return error_response(request, NotReadyError(reason))
+        return Response(Health().model_dump_json(), media_type="application/json")
+
+    @router.get(
+        "/metrics",
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def show_metrics(request: Request) -> Response:
+        """Requests, errors, queues, batches and times, in Prometheus' text format."""
+        content, media_type = metrics.exposition(request.headers.get("accept", ""))
+        return Response(content, media_type=media_type)
+
+    return router
+
+
+def page_routes() -> APIRouter:
+    """`/`: the page for people."""
+    router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    async def index() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    return router
+
+
+def _refusal(request: Request, failed: list[FailedPicture]) -> Response:
+    """The answer to a request of which no picture could be classified."""
+    if len(failed) == 1:
+        problem = failed[0].error
+        errors: tuple[RefusedPicture, ...] = ()
+    else:
+        statuses = {picture.error.status for picture in failed}
+        common = statuses.pop() if len(statuses) == 1 else 500 if max(statuses) >= 500 else 422
+        problem = PictureProblem(
+            type="urn:lavit:problem:no-picture-classified",
+            title="No picture classified",
+            status=common,
+            detail=f"none of the {len(failed)} pictures could be classified; see errors",
+        )
+        errors = tuple(
+            RefusedPicture(index=item.index, name=item.name, **item.error.model_dump())
+            for item in failed
+        )
+    # Each picture's own reason was counted where it failed.
+    return problem_response(request, problem, reason=None, errors=errors)
+
+
+def _milliseconds(start: float, end: float) -> float:
+    return round((end - start) * 1e3, 3)
+
+
+def _request_body() -> dict[str, Any]:
+    """OpenAPI's description of what `/classify` takes."""
+    picture = {"type": "string", "format": "binary"}
+    form = {
+        "type": "object",
+        "required": ["files"],
+        "properties": {
+            "files": {
+                "type": "array",
+                "items": picture,
+                "minItems": 1,
+                "description": "Pictures; the field may have any name.",
+            }
+        },
+        "additionalProperties": False,
+    }
+    kinds = Formats.available().media_types
+    base64 = JsonPictures.model_json_schema(ref_template="#/components/schemas/{model}")
+    base64.pop(
+        "$defs"
+    )  # lavit_deploy.serving.http.routes.openapi_docs puts them where the references point
+    return {
+        "required": True,
+        "content": {
+            MULTIPART: {"schema": form},
+            JSON: {"schema": base64},
+            **{kind: {"schema": picture} for kind in [*kinds, RAW]},
+        },
+    }

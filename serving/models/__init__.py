@@ -1,0 +1,1 @@
+"""Which models the service has, and how one of them classifies pictures."""

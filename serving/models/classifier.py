@@ -1,0 +1,315 @@
+"""One model behind the service: pictures in, classes out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from heapq import nlargest
+
+import numpy as np
+import numpy.typing as npt
+
+from lavit_deploy.common.errors import InferenceError, LavitError, UsageError
+from lavit_deploy.preprocess import Pixels
+from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits, Inferred, Places
+from lavit_deploy.serving.batching.padding import Buckets
+from lavit_deploy.serving.decoding.pool import Decoded, Decoders
+from lavit_deploy.serving.errors import NotReadyError, UnexpectedError, kind_of
+from lavit_deploy.serving.models.open_models import Model
+from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.telemetry.metrics import Metrics
+from lavit_deploy.serving.telemetry.model_metrics import Gauges
+from lavit_deploy.serving.telemetry.timeline import DECODE, INFER, QUEUE, Lane, Timeline
+from lavit_deploy.serving.wire.problem import picture_problem
+from lavit_deploy.serving.wire.schemas import (
+    ClassifiedPicture,
+    FailedPicture,
+    PictureTiming,
+    Prediction,
+)
+from lavit_deploy.serving.wire.uploads import Upload
+
+_log = logging.getLogger("serving.classifier")
+
+
+class Classifier:
+    """Decodes, batches and classifies pictures with one model.
+
+    Args:
+        model: the model; the classifier closes its runtimes.
+        settings: limits and sizes.
+        metrics: where times and errors are counted.
+        decoders: decode pictures for this model and others; not closed here.
+
+    Attributes:
+        drained: after `close`, whether everything accepted was finished.
+
+    Raises:
+        UsageError: a batch size that the artifact does not take.
+    """
+
+    def __init__(
+        self, model: Model, settings: Settings, metrics: Metrics, decoders: Decoders
+    ) -> None:
+        self.model = model
+        self.classes = model.manifest.classes
+        self.max_batch = _batch_size(model, settings.max_batch)
+        self._errors = metrics
+        self._metrics = metrics.of(*model.key)
+        self._batcher = Batcher(
+            model.runtimes,
+            BatchLimits(
+                buckets=Buckets.measured(
+                    model.artifact.batch.minimum,
+                    self.max_batch,
+                    model.artifact.timings,
+                    settings.instance_threads,
+                ),
+                max_wait=settings.max_wait_ms / 1e3,
+                capacity=settings.queue,
+                infer_seconds=settings.infer_seconds,
+            ),
+            reopen=model.reopen,
+            on_batch=self._metrics.batch,
+            on_restart=self._metrics.restarted,
+        )
+        self._decoders = decoders
+        self._warm_up: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.drained = True
+
+    @property
+    def pending(self) -> int:
+        """Pictures accepted and not yet answered."""
+        return self._batcher.taken
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no place for one more picture."""
+        return self._batcher.full
+
+    @property
+    def predicted_wait(self) -> float:
+        """Seconds until one more picture would be answered."""
+        return self._batcher.predicted_wait()
+
+    def show(self) -> None:
+        """Let the metrics show this model under its name and version."""
+        gauges = Gauges(
+            depth=lambda: self._batcher.depth,
+            pending=lambda: self._batcher.taken,
+            predicted_wait=self._batcher.predicted_wait,
+            instances=lambda: self._batcher.working,
+            ready=lambda: self.unready_reason is None,
+        )
+        model = self.model.id
+        self._metrics.show(
+            gauges,
+            artifact=model.artifact,
+            checkpoint=model.checkpoint,
+            runtime=self.model.artifact.runtime,
+        )
+
+    def replaced(self, by: Classifier) -> None:
+        """Leave the metrics' name and version to a successor that they show already."""
+        self._metrics.replaced(by._metrics)
+
+    def hide(self) -> None:
+        """Let the metrics show this model no more."""
+        self._metrics.hide()
+
+    @property
+    def unready_reason(self) -> str | None:
+        """Why no traffic should be sent here; None while the model is ready."""
+        if self._stopping:
+            return "the service is stopping"
+        if self._warm_up is None or not self._warm_up.done():
+            return "the model is warming up"
+        if self._warm_up.cancelled() or self._warm_up.exception() is not None:
+            return "the model failed its warm-up"
+        return self._batcher.fault
+
+    def start(self) -> None:
+        """Warm the model up, then take pictures; returns at once."""
+        self._warm_up = asyncio.create_task(self._make_ready(), name="warm-up")
+
+    async def _make_ready(self) -> None:
+        await self._batcher.warm_up()
+        self._batcher.start()
+
+    async def until_ready(self) -> None:
+        """Wait for the warm-up.
+
+        Raises:
+            InferenceError: the model fails on black pictures.
+        """
+        if self._warm_up is None:
+            raise RuntimeError("start() comes first")
+        await asyncio.shield(self._warm_up)
+
+    def stop_soon(self) -> None:
+        """Report not ready from now on; pictures are still taken until `close`."""
+        self._stopping = True
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - spans several awaits
+        """Finish what was accepted, within `timeout` seconds, and free the model."""
+        self._stopping = True
+        if self._warm_up is not None:
+            self._warm_up.cancel()
+            await asyncio.gather(self._warm_up, return_exceptions=True)
+        self.drained = await self._batcher.close(timeout)
+
+    async def classify(
+        self, pictures: tuple[Upload, ...], top_k: int, deadline: float | None = None
+    ) -> list[ClassifiedPicture | FailedPicture]:
+        """Classify some pictures together.
+
+        Args:
+            pictures: at least one.
+            top_k: classes to answer with, 1..K.
+            deadline: when they must be answered, on the event loop's clock; None: whenever.
+
+        Returns:
+            One result for each picture, in order; a failed one does not hold the others up.
+
+        Raises:
+            NotReadyError: warming up or stopping.
+            OverloadedError: no room for that many pictures.
+            PredictedWaitError: they would not be answered before the deadline.
+        """
+        self._check_warm()
+        with self._batcher.places(len(pictures), deadline) as places:
+            if len(pictures) == 1:  # most requests: a task of its own would cost more than it does
+                return [await self._classify(0, pictures[0], top_k, places)]
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._classify(index, picture, top_k, places))
+                    for index, picture in enumerate(pictures)
+                ]
+        return [task.result() for task in tasks]
+
+    async def infer(
+        self, pictures: tuple[Upload | Pixels, ...], deadline: float | None = None
+    ) -> list[Inferred | LavitError]:
+        """Logits of some pictures, encoded or as uint8 [H, W, 3] of the model's size.
+
+        Args:
+            pictures: at least one.
+            deadline: when they must be answered, on the event loop's clock; None: whenever.
+
+        Returns:
+            For each picture in order, its finite logits, or why there are none.
+
+        Raises:
+            NotReadyError: warming up or stopping.
+            OverloadedError: no room for that many pictures.
+            PredictedWaitError: they would not be answered before the deadline.
+        """
+        self._check_warm()
+        with self._batcher.places(len(pictures), deadline) as places:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._infer(item, places)) for item in pictures]
+        return [task.result() for task in tasks]
+
+    async def _infer(self, picture: Upload | Pixels, places: Places) -> Inferred | LavitError:
+        lane = Timeline.current().picture()
+        try:
+            decode_seconds = 0.0
+            if isinstance(picture, Upload):
+                decoded = await self._decode(picture, places, lane)
+                picture, decode_seconds = decoded.pixels, decoded.decode_seconds
+            inferred = await _infer(picture, places, lane)
+            self._check_logits(inferred.logits)
+        except LavitError as error:
+            self._errors.error(kind_of(error))
+            return error
+        except Exception:  # noqa: BLE001 - costs this request, not the service
+            _log.exception("unexpected while inferring a picture")
+            return UnexpectedError("the service failed on this picture; the log says why")
+        self._metrics.picture(decode_seconds=decode_seconds, queue_seconds=inferred.queue_seconds)
+        return inferred
+
+    def _check_warm(self) -> None:
+        if self._warm_up is None or not self._warm_up.done():
+            raise NotReadyError("the model is warming up")
+
+    async def _classify(
+        self, index: int, picture: Upload, top_k: int, places: Places
+    ) -> ClassifiedPicture | FailedPicture:
+        lane = Timeline.current().picture()
+        try:
+            decoded = await self._decode(picture, places, lane)
+            inferred = await _infer(decoded.pixels, places, lane)
+            predictions = self._predictions(inferred.logits, top_k)
+        except LavitError as error:
+            return self._failed(index, picture, error)
+        except Exception:  # noqa: BLE001 - costs this picture, not the others
+            _log.exception("unexpected while classifying picture %d", index)
+            unexpected = UnexpectedError("the service failed on this picture; the log says why")
+            return self._failed(index, picture, unexpected)
+        timing = self._timing(decoded, inferred)
+        return ClassifiedPicture(
+            index=index, name=picture.name, predictions=predictions, timing=timing
+        )
+
+    async def _decode(self, picture: Upload, places: Places, lane: Lane) -> Decoded:
+        with lane.stage(DECODE) as stage:
+            try:
+                decoded = await self._decoders.decode(picture.data, self.model.manifest.preprocess)
+            except Exception:
+                places.give_up()
+                raise
+            stage.was(QUEUE, decoded.wait_seconds)
+            stage.was(DECODE, decoded.decode_seconds)
+        return decoded
+
+    def _failed(self, index: int, picture: Upload, error: LavitError) -> FailedPicture:
+        self._errors.error(kind_of(error))
+        return FailedPicture(index=index, name=picture.name, error=picture_problem(error))
+
+    def _predictions(self, logits: npt.NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
+        """The most likely classes, equal ones in the model's order."""
+        self._check_logits(logits)
+        exponentials = np.exp(logits.astype(np.float64) - np.float64(logits.max()))
+        probabilities: list[float] = (exponentials / exponentials.sum()).tolist()
+        # numpy's sort gives the interpreter's lock away and waits for decoders to get it back.
+        best = nlargest(top_k, range(len(probabilities)), key=probabilities.__getitem__)
+        return tuple(
+            Prediction(label=self.classes[index], index=index, probability=probabilities[index])
+            for index in best
+        )
+
+    def _check_logits(self, logits: npt.NDArray[np.float32]) -> None:
+        if logits.shape != (len(self.classes),) or not np.isfinite(logits).all():
+            raise InferenceError("the model gave no usable numbers for this picture")
+
+    def _timing(self, decoded: Decoded, inferred: Inferred) -> PictureTiming:
+        queue_seconds = decoded.wait_seconds + inferred.queue_seconds
+        self._metrics.picture(decode_seconds=decoded.decode_seconds, queue_seconds=queue_seconds)
+        return PictureTiming(
+            decode_ms=round(decoded.decode_seconds * 1e3, 3),
+            queue_ms=round(queue_seconds * 1e3, 3),
+            infer_ms=round(inferred.infer_seconds * 1e3, 3),
+            batch=inferred.batch,
+        )
+
+
+async def _infer(pixels: Pixels, places: Places, lane: Lane) -> Inferred:
+    """Logits of a decoded picture, uint8 [H, W, 3], with its stages in the request's timeline."""
+    with lane.stage(QUEUE) as stage:
+        inferred = await places.infer(pixels)
+        stage.was(QUEUE, inferred.queue_seconds)
+        stage.was(INFER, inferred.infer_seconds, inferred.batch)
+    return inferred
+
+
+def _batch_size(model: Model, asked: int | None) -> int:
+    """Largest batch to run: what was asked for, or what the artifact was optimised for."""
+    batch = model.artifact.batch
+    size = batch.optimum if asked is None else asked
+    if not batch.minimum <= size <= batch.maximum:
+        raise UsageError(
+            f"--max-batch must be {batch.minimum}..{batch.maximum} for {model.artifact.name}, "
+            f"given {size}"
+        )
+    return size

@@ -1,0 +1,1 @@
+"""A process's life: sockets, signals, worker processes, and what they share."""

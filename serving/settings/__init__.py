@@ -1,0 +1,1 @@
+"""What the operator decides: options, environment, files and the models to serve."""

@@ -1,0 +1,1 @@
+"""Bodies in and answers out: uploads, JSON, tensors, schemas and problems."""

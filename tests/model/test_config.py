@@ -1,0 +1,132 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lavit_deploy.common.errors import ConfigError
+from lavit_deploy.model.config import (
+    PRESETS,
+    LaViTConfig,
+    lavit_b,
+    lavit_micro,
+    lavit_s,
+    lavit_t,
+    preset,
+)
+from lavit_deploy.model.counts import PARTS, multiply_adds, parameter_count
+from lavit_deploy.model.lavit import LaViT
+
+
+def configs():
+    """Valid configurations of many shapes, the residual only where the key grids agree."""
+
+    @st.composite
+    def build(draw):
+        rows, columns = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+        depths = tuple(draw(st.integers(1, 3)) for _ in range(4))
+        heads = tuple(draw(st.integers(1, 3)) for _ in range(4))
+        starts = tuple(draw(st.sampled_from([0, *range(2, depth + 1)])) for depth in depths)
+        return LaViTConfig(
+            image_size=(32 * rows, 32 * columns),
+            in_channels=draw(st.integers(1, 3)),
+            num_classes=draw(st.integers(1, 5)),
+            depths=depths,
+            dims=tuple(4 * count for count in heads),
+            heads=heads,
+            mlp_ratios=tuple(draw(st.integers(1, 3)) for _ in range(4)),
+            sr_ratios=(8, 4, 2, 1),
+            la_start=starts,
+            attention_residual=draw(st.booleans()),
+            class_token=draw(st.booleans()),
+        )
+
+    return build()
+
+
+@given(configs())
+def test_the_closed_form_counts_the_parameters_of_any_model(config):
+    counted = sum(value.numel() for value in LaViT(config).parameters())
+    assert sum(parameter_count(config).values()) == counted
+
+
+@pytest.mark.parametrize("make", PRESETS.values())
+@pytest.mark.parametrize("class_token", [False, True])
+def test_the_closed_form_counts_the_parameters_of_every_preset(make, class_token):
+    config = dataclasses.replace(make(), class_token=class_token)
+    counted = sum(value.numel() for value in LaViT(config).parameters())
+    assert sum(parameter_count(config).values()) == counted
+
+
+def test_lavit_s_has_the_papers_22_4_million_parameters():
+    assert round(sum(parameter_count(lavit_s()).values()) / 1e6, 1) == 22.4
+
+
+@pytest.mark.parametrize(("make", "giga"), [(lavit_t, 1.88), (lavit_s, 3.69), (lavit_b, 6.38)])
+def test_multiply_adds_without_the_residual_are_those_documented(make, giga):
+    config = dataclasses.replace(make(), attention_residual=False)
+    assert abs(sum(multiply_adds(config).values()) / 1e9 - giga) < 0.01
+
+
+def test_less_attention_saves_the_projections_of_queries_and_keys():
+    with_la, without = lavit_s(), dataclasses.replace(lavit_s(), la_start=(0, 0, 0, 0))
+    saved = sum(multiply_adds(without).values()) - sum(multiply_adds(with_la).values())
+    projections = 4 * (196 + 49) * 320**2 + 2 * (49 + 49) * 512**2
+    products = 4 * 196 * 49 * 320 + 2 * 49 * 49 * 512
+    maps = 4 * 5 * 196 * 49 * (49 + 196) + 2 * 8 * 49 * 49 * (49 + 49)
+    assert saved == projections + products - maps
+
+
+def test_counts_name_only_known_parts():
+    assert set(parameter_count(lavit_s())) <= set(PARTS)
+    assert set(multiply_adds(lavit_s())) == set(PARTS)
+
+
+@given(configs())
+def test_a_config_survives_its_dictionary(config):
+    assert LaViTConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": (225, 224)}, "divisible"),
+        ({"image_size": (224,)}, "2 whole numbers"),
+        ({"image_size": (224, 224.0)}, "whole numbers"),
+        ({"depths": (1, 2, 3)}, "4 whole numbers"),
+        ({"depths": (1, 2, 0, 1)}, "at least 1"),
+        ({"heads": (3, 2, 5, 8)}, "do not split"),
+        ({"la_start": (0, 0, 1, 2)}, "can begin at layer 2"),
+        ({"la_start": (0, 0, 9, 2)}, "beyond"),
+        ({"sr_ratios": (8, 4, 1, 1)}, "one key grid"),
+        ({"sr_ratios": (3, 4, 2, 1)}, "does not divide"),
+        ({"class_token": True, "sr_ratios": (56, 28, 14, 7)}, "class_token needs"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"norm_eps": 0.0}, "norm_eps"),
+    ],
+)
+def test_an_impossible_config_says_what_is_wrong(change, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(lavit_s(), **change)
+
+
+def test_unequal_key_grids_are_allowed_without_the_residual():
+    config = dataclasses.replace(lavit_s(), sr_ratios=(8, 4, 1, 1), attention_residual=False)
+    assert config.keys(2) == 196
+
+
+def test_an_unknown_key_in_a_dictionary_is_named():
+    with pytest.raises(ConfigError, match="depht"):
+        LaViTConfig.from_dict(lavit_micro().to_dict() | {"depht": [1, 1, 1, 1]})
+
+
+def test_a_missing_key_in_a_dictionary_is_named():
+    values = lavit_micro().to_dict()
+    del values["dims"]
+    with pytest.raises(ConfigError, match="dims"):
+        LaViTConfig.from_dict(values)
+
+
+def test_an_unknown_preset_lists_those_there_are():
+    with pytest.raises(ConfigError, match="lavit_t, lavit_s, lavit_b"):
+        preset("lavit_xl")

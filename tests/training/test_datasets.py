@@ -1,0 +1,94 @@
+import io
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lavit_deploy.common.errors import DatasetError
+from lavit_deploy.datasets import FolderPictures, digit_pictures, open_data
+from lavit_deploy.preprocess import decode
+from lavit_deploy.training.picture_check import unreadable
+
+
+def test_a_fifth_of_every_digit_is_held_out_and_none_is_in_both():
+    digits = digit_pictures()
+    assert (len(digits.train), len(digits.held_out)) == (1437, 360)
+    everything = Counter(digits.train.labels) + Counter(digits.held_out.labels)
+    for label, count in Counter(digits.held_out.labels).items():
+        assert abs(count - 0.2 * everything[label]) <= 1
+    seen = {digits.train.pixels[index].tobytes() for index in range(1437)}
+    assert not any(digits.held_out.pixels[i].tobytes() in seen for i in range(360))
+
+
+def test_a_digit_as_a_file_becomes_the_pixels_that_training_saw():
+    digits = digit_pictures()
+    file = io.BytesIO()
+    Image.fromarray(digits.train.pixels[5]).save(file, "PNG")
+    served = digits.preprocess(decode(file.getvalue()))
+    np.testing.assert_array_equal(served, digits.preprocess(digits.train.image(5)))
+
+
+def test_classes_are_the_folders_in_order(folder):
+    data = open_data(str(folder), 64)
+    assert data.classes == ("blue", "green", "red")
+    assert list(data.train.labels) == [0] * 4 + [1] * 4 + [2] * 4
+    assert data.preprocess.crop == (64, 64)
+
+
+def test_other_files_are_left_alone(folder):
+    (folder / "train" / "red" / "notes.txt").write_text("not a picture")
+    assert len(open_data(str(folder), 64).train) == 12
+
+
+def test_a_class_that_only_one_part_has_is_named(folder):
+    (folder / "val" / "violet").mkdir()
+    (folder / "val" / "red").rename(folder / "val" / "rot")
+    with pytest.raises(DatasetError, match=r"not trained on: rot, violet; missing: red"):
+        open_data(str(folder), 64)
+
+
+def test_an_empty_class_is_named(folder):
+    (folder / "train" / "void").mkdir()
+    with pytest.raises(DatasetError, match=r"train/void has no pictures"):
+        open_data(str(folder), 64)
+
+
+def test_one_class_is_nothing_to_learn(folder):
+    for part in ("train", "val"):
+        for name in ("red", "green"):
+            shutil.rmtree(folder / part / name)
+    with pytest.raises(DatasetError, match="train has one folder, blue; expected one for each of"):
+        open_data(str(folder), 64)
+
+
+def test_missing_parts_are_named(tmp_path):
+    with pytest.raises(DatasetError, match="has no train and no val"):
+        open_data(str(tmp_path), 64)
+    with pytest.raises(DatasetError, match="no data at"):
+        open_data(str(tmp_path / "absent"), 64)
+
+
+def test_digits_have_one_size():
+    with pytest.raises(DatasetError, match="64 pixels wide, the recipe says 224"):
+        open_data("digits", 224)
+
+
+def test_every_broken_picture_is_listed(folder):
+    (folder / "train" / "blue" / "1.png").write_bytes(b"no picture")
+    good = (folder / "train" / "red" / "2.png").read_bytes()
+    (folder / "train" / "red" / "2.png").write_bytes(good[: len(good) // 2])
+    reasons = list(unreadable(FolderPictures(folder / "train"), threads=2))
+    assert len(reasons) == 2
+    assert "blue/1.png cannot be read" in reasons[0]
+    assert "red/2.png cannot be read" in reasons[1]
+    assert "truncated" in reasons[1]
+
+
+def test_a_moved_folder_has_the_same_fingerprint_and_a_changed_one_has_not(folder, tmp_path):
+    before = open_data(str(folder), 64).fingerprint()
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert open_data(str(moved), 64).fingerprint() == before
+    (moved / "train" / "red" / "0.png").rename(moved / "train" / "blue" / "9.png")
+    assert open_data(str(moved), 64).fingerprint() != before
