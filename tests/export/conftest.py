@@ -2,6 +2,7 @@ import pytest
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.export.cli import main
+from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session")

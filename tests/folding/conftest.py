@@ -11,6 +11,7 @@ import torch
 from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess
+from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
 
 SMALL = LaViTConfig(
     image_size=(32, 64),

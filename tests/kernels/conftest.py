@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
+
 SCRIPT = Path(__file__).parent / "interpreted.py"
 
 

@@ -21,7 +21,7 @@ from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, TensorRTProvider
 from lavit_deploy.runtimes.tensorrt import TensorRTRuntime
 from lavit_deploy.runtimes.tensorrt_library import Library, load_plugin, make_runtime
 
-API = json.loads((Path(__file__).parents[1] / "export" / "tensorrt_api.json").read_text())
+API = json.loads((Path(__file__).parents[1] / "support" / "tensorrt_api.json").read_text())
 SHAPE = (8, 8, 3)
 POISON = 0xAB
 ACTIVATIONS = 1024

@@ -15,6 +15,7 @@ from lavit_deploy.training.interruption import Interruption
 from lavit_deploy.training.recipe import Recipe
 from lavit_deploy.training.reporting import Terminal
 from lavit_deploy.training.trainer import Settings, Trainer
+from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
 
 CLASSES = ("blue", "green", "red")
 

@@ -22,7 +22,7 @@ from lavit_deploy.export.tensorrt.engine_precision import Found, confirm, read_i
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.runtimes.tensorrt_library import Library
 
-API = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text())
+API = json.loads((Path(__file__).parents[2] / "support" / "tensorrt_api.json").read_text())
 VERSIONS = ["10.16.1.11", "11.4.0.106"]
 BATCH = BatchRange(minimum=1, optimum=2, maximum=4)
 

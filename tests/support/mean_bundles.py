@@ -1,4 +1,4 @@
-"""Bundles of a graph whose answer is known: the mean colour of a picture."""
+"""Fixtures: bundles of a graph whose answer is known, the mean colour of a picture."""
 
 import pytest
 from onnx import TensorProto, helper, save
