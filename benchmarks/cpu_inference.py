@@ -47,10 +47,10 @@ from lavit_deploy.model.checkpoint import Checkpoint
 from lavit_deploy.model.config import PRESETS, preset
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess, normalise
+from lavit_deploy.profiles.baselines import BASELINES
 from lavit_deploy.profiles.baselines.build import build
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, import_openvino
-from profiles.baselines import BASELINES
 
 MODELS = (
     "lavit_t",

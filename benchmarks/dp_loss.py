@@ -41,7 +41,7 @@ from lavit_deploy.training.trainer import LAST
 
 WEIGHTS = (0.0, 0.01, 0.03, 0.1)
 SEEDS = (0, 1, 2)
-REPORT = Path(__file__).resolve().parent.parent / "profiles" / "reports" / "dp-loss"
+REPORT = Path(__file__).resolve().parent.parent / "docs" / "reports" / "dp-loss"
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from lavit_deploy.export.quantization.accuracy_loss import loss
 from lavit_deploy.export.quantization.calibration import LabelledPictures, open_split
 from lavit_deploy.model.checkpoint import load_checkpoint
 from lavit_deploy.preprocess import Pixels, Preprocess
+from lavit_deploy.profiles.baselines import BASELINES
 from lavit_deploy.runtimes.base import Logits
-from profiles.baselines import BASELINES
 
 _BATCH = 8
 

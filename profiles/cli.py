@@ -14,12 +14,12 @@ from lavit_deploy.common import command_line
 from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.environment import available_cores, available_memory
 from lavit_deploy.common.errors import InferenceError, ProfileError, UsageError
+from lavit_deploy.profiles.baselines import BASELINES
 from lavit_deploy.profiles.counting import scaling
 from lavit_deploy.profiles.render import markdown, png
 from lavit_deploy.profiles.subjects.subjects import Settings, profile_extra, resolve
 from lavit_deploy.profiles.timing.batch_sizes import batch_curve
 from lavit_deploy.profiles.timing.timing import TimingPlan
-from profiles.baselines import BASELINES
 
 if TYPE_CHECKING:
     from lavit_deploy.profiles.report.schema import Report

@@ -27,11 +27,11 @@ from lavit_deploy.export.quantization.quantizable_nodes import (
 from lavit_deploy.export.quantization.scheme import run_graph
 from lavit_deploy.model.checkpoint import Checkpoint
 from lavit_deploy.preprocess import Pixels, Preprocess, normalise
+from lavit_deploy.profiles.baselines import BASELINES
 from lavit_deploy.profiles.baselines.build import build
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, cpu_precisions, import_openvino
-from profiles.baselines import BASELINES
 
 _LARGEST = 64
 _TRIAL_PICTURES = 16

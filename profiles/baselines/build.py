@@ -8,6 +8,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from lavit_deploy.profiles.baselines import Baseline
 from lavit_deploy.profiles.baselines.base import Attention
 from lavit_deploy.profiles.baselines.configs import EfficientViTConfig, LitConfig
 from lavit_deploy.profiles.baselines.efficientvit import EfficientViT
@@ -15,7 +16,6 @@ from lavit_deploy.profiles.baselines.from_transformers import build as build_wit
 from lavit_deploy.profiles.baselines.lit import Lit
 from lavit_deploy.profiles.baselines.vit import DynamicViT, EViT, PlainViT, Ppt
 from lavit_deploy.profiles.counting.closed_form import ViTConfig
-from profiles.baselines import Baseline
 
 _SEED = 0
 _PLAIN: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(

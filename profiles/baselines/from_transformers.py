@@ -30,10 +30,9 @@ from transformers.models.pvt.modeling_pvt import PvtEfficientSelfAttention
 from transformers.models.pvt_v2.modeling_pvt_v2 import PvtV2SelfAttention
 
 from lavit_deploy.model.config import LaViTConfig
-from lavit_deploy.profiles.baselines import configs
+from lavit_deploy.profiles.baselines import Architecture, configs
 from lavit_deploy.profiles.baselines.base import Attention
 from lavit_deploy.profiles.counting import closed_form
-from profiles.baselines import Architecture
 
 
 def build(config: Architecture, attention: Attention) -> nn.Module:

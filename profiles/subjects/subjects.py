@@ -19,6 +19,15 @@ from lavit_deploy.common.errors import ConfigError, MissingDependencyError, Usag
 from lavit_deploy.manifest import Artifact, Device
 from lavit_deploy.model.config import PRESETS, LaViTConfig, preset
 from lavit_deploy.model.counts import parameter_count
+from lavit_deploy.profiles.baselines import (
+    BASELINES,
+    PAPER,
+    Architecture,
+    Baseline,
+    Family,
+    Published,
+    closed_form,
+)
 from lavit_deploy.profiles.baselines.base import Attention
 from lavit_deploy.profiles.counting.closed_form import StageCounts, by_part, lavit_counts, total
 from lavit_deploy.profiles.counting.parts import PARTS, Place
@@ -31,15 +40,6 @@ from lavit_deploy.profiles.report.schema import (
     UncountedOperator,
 )
 from lavit_deploy.profiles.timing.timing import TorchRuntime
-from profiles.baselines import (
-    BASELINES,
-    PAPER,
-    Architecture,
-    Baseline,
-    Family,
-    Published,
-    closed_form,
-)
 
 if TYPE_CHECKING:
     from torch import nn

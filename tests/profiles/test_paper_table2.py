@@ -4,9 +4,9 @@ import pytest
 
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.profiles import paper_table2
+from lavit_deploy.profiles.baselines import TABLE_2
 from lavit_deploy.profiles.report.schema import Counts, ModelReport, Timing
 from lavit_deploy.profiles.subjects.subjects import Settings, resolve
-from profiles.baselines import TABLE_2
 
 
 def model(label, gflops=1.0, speed=10.0):

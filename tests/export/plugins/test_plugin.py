@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.plugins import compile_kernels
 from lavit_deploy.common.errors import ExportError, UsageError
 from lavit_deploy.export.graphs.onnx_graph import write_onnx
 from lavit_deploy.export.graphs.plugin_graph import fold_for_plugin, for_onnxruntime
 from lavit_deploy.export.graphs.precision import to_precision
+from lavit_deploy.export.plugins import compile_kernels
 from lavit_deploy.export.plugins.compile_kernels import (
     SHARED_BYTES,
     TARGETS,

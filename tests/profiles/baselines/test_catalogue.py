@@ -5,12 +5,12 @@ import torch
 
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.model.config import PRESETS
+from lavit_deploy.profiles.baselines import BASELINES, PAPER, TABLE_2
 from lavit_deploy.profiles.baselines.build import build
 from lavit_deploy.profiles.baselines.module_rules import SPLITS
 from lavit_deploy.profiles.counting.closed_form import total
 from lavit_deploy.profiles.counting.parts import NOWHERE, PARTS
 from lavit_deploy.profiles.counting.trace import parameters_by_place, summed_by_part, trace
-from profiles.baselines import BASELINES, PAPER, TABLE_2
 
 # One of each architecture that has a closed form; the others differ from them in sizes only.
 EXACT = ("pvt_tiny", "pvt_v2_b1", "swin_tiny", "deit_tiny", "deepvit_s", "dynamicvit_s", "evit_s")

@@ -5,11 +5,11 @@ from torch import nn
 from lavit_deploy.model.config import preset
 from lavit_deploy.model.counts import multiply_adds, parameter_count
 from lavit_deploy.model.lavit import LaViT
+from lavit_deploy.profiles.baselines import closed_form
 from lavit_deploy.profiles.baselines.module_rules import SPLITS
 from lavit_deploy.profiles.counting.closed_form import total
 from lavit_deploy.profiles.counting.parts import NOWHERE
 from lavit_deploy.profiles.counting.trace import parameters_by_place, summed_by_part, trace
-from profiles.baselines import closed_form
 
 PRESET_SIZES = [
     ("lavit_micro", 64),
@@ -118,8 +118,8 @@ def test_an_operator_that_may_hide_a_product_is_listed_first_and_without_a_reaso
 
 
 def test_tracing_leaves_the_model_as_it_was():
+    from lavit_deploy.profiles.baselines import BASELINES
     from lavit_deploy.profiles.baselines.build import build
-    from profiles.baselines import BASELINES
 
     model = build(BASELINES["swin_tiny"], "sdpa")
     layers = [module for module in model.modules() if hasattr(module, "shift_size")]

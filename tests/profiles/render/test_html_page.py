@@ -29,7 +29,7 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def report():
     """The committed report of this project: real numbers, every plot."""
-    return Report.read(ROOT / "profiles" / "reports" / "cpu-stages" / "report.json")
+    return Report.read(ROOT / "docs" / "reports" / "cpu-stages" / "report.json")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_the_committed_schema_is_the_reports():
 
 def test_the_schema_names_every_field_of_the_committed_report():
     schema = json.loads(json_schema())
-    stored = json.loads((ROOT / "profiles" / "reports" / "cpu-stages" / "report.json").read_text())
+    stored = json.loads((ROOT / "docs" / "reports" / "cpu-stages" / "report.json").read_text())
     assert set(stored) <= set(schema["properties"])
     assert set(stored["models"][0]) <= set(schema["$defs"]["ModelReport"]["properties"])
 

@@ -8,7 +8,7 @@ import pytest
 from lavit_deploy.profiles.render import png
 from lavit_deploy.profiles.report.schema import Report
 
-REPORTS = Path(__file__).parents[3] / "profiles" / "reports"
+REPORTS = Path(__file__).parents[3] / "docs" / "reports"
 
 
 @pytest.mark.parametrize("name", ["cpu", "cpu-stages"])

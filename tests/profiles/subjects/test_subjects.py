@@ -12,8 +12,8 @@ from lavit_deploy.common.errors import (
 )
 from lavit_deploy.model.config import preset
 from lavit_deploy.model.counts import multiply_adds, parameter_count
+from lavit_deploy.profiles.baselines import BASELINES
 from lavit_deploy.profiles.subjects.subjects import Settings, profile_extra, resolve
-from profiles.baselines import BASELINES
 
 HERE = Settings()
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-DOCS = Path(__file__).parents[2] / "docs"
+DEPLOY = Path(__file__).parents[3] / "deploy"
+DOCS = Path(__file__).parents[3] / "docs"
 DASHBOARD = DEPLOY / "grafana" / "lavit-serve.json"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 

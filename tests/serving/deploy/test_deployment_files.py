@@ -12,7 +12,7 @@ import yaml
 from lavit_deploy.serving.cli import make_parser
 from lavit_deploy.serving.settings import layers
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 KSERVE = ROOT / "deploy" / "kserve" / "inference-service.yaml"
 OLDEST, NEWEST = "1.29", "1.35"
