@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test mobile-test lint format serve profile plugin gpu-check clean help
+.PHONY: demo test mobile-test dist lint format serve profile plugin gpu-check clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make profile  parameters, FLOPs and speed of LaViT-S, PVT-Small and Swin-T here"
 	@echo "make plugin   the TensorRT plugin (TENSORRT_INCLUDE=folder of NvInferRuntime.h)"
 	@echo "make gpu-check  run everything on this machine's NVIDIA GPU and write a report"
+	@echo "make dist     the files of a release, after a look at what one must have (docs/releasing.md)"
 	@echo "make clean    remove the environment and everything that was built"
 
 $(BIN)/python:
@@ -75,6 +76,9 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+dist: $(VENV)/dev.stamp
+	$(BIN)/python .ci/dist.py
+
 digits.bundle: $(VENV)/run.stamp examples/lavit_digits.pth
 	$(BIN)/lavit-export --ckpt examples/lavit_digits.pth --out $@ --force
 
@@ -108,4 +112,4 @@ gpu-check: .venv-gpu/gpu.stamp
 	.venv-gpu/bin/python benchmarks/gpu_check.py $(if $(wildcard build/plugin/liblavit_plugin.so),--plugin build/plugin/liblavit_plugin.so)
 
 clean:
-	rm -rf $(VENV) $(MOBILE:%=.venv-%) .venv-gpu digits.bundle demo-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist $(MOBILE:%=.venv-%) .venv-gpu digits.bundle demo-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache
