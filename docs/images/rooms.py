@@ -75,8 +75,8 @@ class Box:
         colour = COLOURS.get(self.name, "#ffffff" if self.module.count(".") > 1 else "#f1f5f9")
         drawn = [
             (
-                f'<rect x="{left:g}" y="{top:g}" width="{self.width:.5g}" height="{height:g}" rx="6" '
-                f'fill="{colour}" stroke="#64748b"/>'
+                f'<rect x="{left:g}" y="{top:g}" width="{self.width:.5g}" height="{height:g}" '
+                f'rx="6" fill="{colour}" stroke="#64748b"/>'
             ),
             f'<text x="{left + 8:g}" y="{top + 18:g}" class="name">{escape(self.name)}</text>',
         ]
