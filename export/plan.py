@@ -7,19 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lavit_deploy.common.errors import UsageError
+from lavit_deploy.export.mobile.catalogue import FORMATS
 from lavit_deploy.export.mobile.target import plan_format
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.aoti import plan_aoti
-from lavit_deploy.export.targets.coreml import COREML
-from lavit_deploy.export.targets.executorch import EXECUTORCH
-from lavit_deploy.export.targets.litert import LITERT
-from lavit_deploy.export.targets.ncnn import NCNN
 from lavit_deploy.export.targets.onnx import plan_onnx
 from lavit_deploy.export.targets.onnx_int8 import plan_onnx_int8
 from lavit_deploy.export.targets.onnx_tensorrt import plan_onnx_tensorrt
 from lavit_deploy.export.targets.openvino import plan_openvino
 from lavit_deploy.export.targets.openvino_int8 import plan_openvino_int8
-from lavit_deploy.export.targets.ort import ORT
 from lavit_deploy.export.targets.target import Step, Target
 from lavit_deploy.export.targets.tensorrt import plan_tensorrt, plan_tensorrt_rtx
 from lavit_deploy.manifest import Device
@@ -70,7 +66,7 @@ def make_plan(request: Request, device: Device | Literal["auto"]) -> Plan:
         plan_tensorrt(request),
         plan_tensorrt_rtx(request),
         plan_aoti(request),
-        *(plan_format(form, request) for form in (ORT, EXECUTORCH, LITERT, COREML, NCNN)),
+        *(plan_format(form, request) for form in FORMATS),
     )
     steps = [step for item in planned for step in item.steps]
     triton = request.names("triton-repo")

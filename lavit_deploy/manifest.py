@@ -18,11 +18,9 @@ SCHEMA_VERSION: Literal[1] = 1
 """Raised whenever a reader of the version before would misunderstand a manifest."""
 
 Device = Literal["cpu", "cuda"]
-ServerRuntime = Literal[
-    "onnxruntime", "openvino", "onnxruntime_tensorrt", "tensorrt", "tensorrt_rtx", "aoti"
-]
-MobileRuntime = Literal["ort", "executorch", "litert", "coreml", "ncnn", "mnn"]
-RuntimeName = Literal[ServerRuntime, MobileRuntime]
+RuntimeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+"""Of `lavit_deploy.runtimes.specs`, or of a mobile format; one that is not known here is passed over
+when an artifact is chosen."""
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "int8-weights", "palette6"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -13,7 +13,8 @@ from typing import get_args
 
 from lavit_deploy.common import command_line
 from lavit_deploy.common.errors import MissingDependencyError
-from lavit_deploy.manifest import Device, ServerRuntime
+from lavit_deploy.manifest import Device
+from lavit_deploy.runtimes.specs import runtime_names
 from lavit_deploy.serving.process.standard_streams import keep_standard_streams
 from lavit_deploy.serving.settings import layers
 from lavit_deploy.serving.settings.layers import CommaSeparated, Several
@@ -78,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--runtime",
-        choices=("auto", *get_args(ServerRuntime)),
+        choices=("auto", *runtime_names()),
         default=default.runtime,
         help="auto: whichever was measured to be fastest",
     )

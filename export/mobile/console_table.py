@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 from rich.console import Console
 
 from lavit_deploy.export.text_table import MIB, narrow_table, verdict
-from lavit_deploy.manifest import Artifact, MobileRuntime
+from lavit_deploy.manifest import Artifact
+from lavit_deploy.runtimes.specs import is_for_servers
 
 _HEADINGS = ("artifact", "holds", "MiB", "parity", "top-1", "ms", "load", "peak", "left")
 _TITLE = "mobile files, batch 1 (ms: 1/2 threads; load: ms; peak: MiB)"
@@ -16,7 +16,7 @@ _TITLE = "mobile files, batch 1 (ms: 1/2 threads; load: ms; peak: MiB)"
 
 def is_mobile(item: Artifact) -> bool:
     """Whether an artifact is a file for phones and boards, which no server here runs."""
-    return item.runtime in get_args(MobileRuntime)
+    return not is_for_servers(item.runtime)
 
 
 def print_mobile(console: Console, artifacts: Sequence[Artifact]) -> None:

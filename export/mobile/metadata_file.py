@@ -5,19 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lavit_deploy.manifest import MobileRuntime
+from lavit_deploy.export.mobile.formats.format import Format
 from lavit_deploy.model.checkpoint import Checkpoint
 
-_INPUTS: dict[MobileRuntime, tuple[str, str]] = {
-    "ort": ("uint8 [1, H, W, 3]", "RGB, 0..255"),
-    "executorch": ("uint8 [1, H, W, 3]", "RGB, 0..255"),
-    "litert": ("uint8 [1, H, W, 3]", "RGB, 0..255"),
-    "coreml": ("image", "an RGB image"),
-    "ncnn": ("float32 [3, H, W]", "RGB, 0..255, as ncnn::Mat::from_pixels gives it"),
-}
 
-
-def sidecar(checkpoint: Checkpoint, form: MobileRuntime, file: str) -> dict[str, Any]:
+def sidecar(checkpoint: Checkpoint, form: Format, file: str) -> dict[str, Any]:
     """Everything that is needed to call a file, ready for JSON.
 
     Args:
@@ -26,16 +18,15 @@ def sidecar(checkpoint: Checkpoint, form: MobileRuntime, file: str) -> dict[str,
         file: the file's name.
     """
     height, width = checkpoint.config.image_size
-    layout, colours = _INPUTS[form]
     preprocess = checkpoint.preprocess
     return {
         "name": checkpoint.architecture,
         "file": file,
         "input": {
-            "layout": layout,
+            "layout": form.layout,
             "height": height,
             "width": width,
-            "description": f"{width} x {height}, {colours}; mean and std are inside",
+            "description": f"{width} x {height}, {form.colours}; mean and std are inside",
         },
         "preprocess": {
             "resize": preprocess.resize,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from lavit_deploy.common.atomic_files import sha256_of, write_text
 from lavit_deploy.common.environment import available_cores
 from lavit_deploy.common.errors import ExportError, MissingDependencyError, UsageError
 from lavit_deploy.export.judging.context import Workbench, with_precision
+from lavit_deploy.export.mobile.formats.format import Format, Variant
 from lavit_deploy.export.mobile.metadata_file import as_json, sidecar
 from lavit_deploy.export.mobile.mobile_model import mobile_form, write_program
 from lavit_deploy.export.mobile.tool_environment import Tools, find_tools, variable
@@ -31,59 +32,15 @@ from lavit_deploy.manifest import (
     BatchRange,
     ExtraFile,
     Footprint,
-    MobileRuntime,
     Parity,
-    Precision,
     Timing,
 )
-
-Source = Literal["onnx", "uint8", "planar"]
-"""What a format is converted from: the bundle's ONNX graph, or a program that takes uint8
-[1, H, W, 3] or float32 [1, 3, H, W]."""
 
 FAILED = "failed"
 """Folder in the bundle for files that do not predict what the checkpoint does: who copies files out
 of a bundle by their names, without reading its manifest, must not come upon these."""
 
 _ONE = BatchRange(minimum=1, optimum=1, maximum=1)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One file of a format.
-
-    Attributes:
-        name: of the artifact, such as "litert-fp16".
-        suffix: what follows "model." in the file's name.
-        precision: what it holds.
-        why: a phrase for the plan.
-    """
-
-    name: str
-    suffix: str
-    precision: Precision
-    why: str
-
-
-@dataclass(frozen=True)
-class Format:
-    """A mobile format.
-
-    Attributes:
-        name: as in the manifest.
-        source: what it is converted from.
-        variants: what can be built.
-        modules: the modules that its conversion and its runtime need.
-        requirement: what `pip install` brings them.
-        method: how parity is found, for the manifest.
-    """
-
-    name: MobileRuntime
-    source: Source
-    variants: tuple[Variant, ...]
-    modules: tuple[str, ...]
-    requirement: str
-    method: str = "run"
 
 
 def plan_format(form: Format, request: Request) -> Planned:
@@ -186,7 +143,7 @@ class _Job:
         form = self.target.form
         out = self.scratch / variant.name / f"model.{variant.suffix}"
         out.parent.mkdir()
-        about = sidecar(self.bench.checkpoint, form.name, out.name)
+        about = sidecar(self.bench.checkpoint, form, out.name)
         start = time.perf_counter()
         made = self._convert(variant, out, about)
         seconds = time.perf_counter() - start

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lavit_deploy.common.errors import ExportError
-from lavit_deploy.manifest import MobileRuntime
 
 _SECONDS = 1800
 _PROBE_SECONDS = 120
@@ -26,7 +25,7 @@ class Tools:
         python: the interpreter.
     """
 
-    form: MobileRuntime
+    form: str
     python: Path
 
     def call(self, action: str, *arguments: str) -> None:
@@ -39,6 +38,7 @@ class Tools:
             # The other interpreter sees this package, and none of the packages installed beside it.
             package = Path(folder) / "lavit_deploy"
             package.mkdir()
+            (package / "__init__.py").touch()
             (package / "export").symlink_to(Path(__file__).parents[1], True)
             try:
                 ran = subprocess.run(  # noqa: S603 - our own module in a Python the user names
@@ -63,7 +63,7 @@ class Tools:
             raise ExportError(f"{self.form}: {action} failed: {last[0]}")
 
 
-def find_tools(form: MobileRuntime, modules: Sequence[str]) -> Tools | None:
+def find_tools(form: str, modules: Sequence[str]) -> Tools | None:
     """The interpreter that has a format's packages: the one in `variable(form)`, or this one.
 
     Returns:
@@ -86,6 +86,6 @@ def find_tools(form: MobileRuntime, modules: Sequence[str]) -> Tools | None:
     return Tools(form, python) if ran.returncode == 0 else None
 
 
-def variable(form: MobileRuntime) -> str:
+def variable(form: str) -> str:
     """The environment variable that names a format's interpreter."""
     return f"LAVIT_{form.upper()}_PYTHON"

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.first_run import was_run
-from lavit_deploy.bundle.selection import BF16_FEATURES
 from lavit_deploy.common.errors import ExportError, UsageError
 from lavit_deploy.export.triton_server.config import BACKENDS, LABELS, computes_in, config_text
 from lavit_deploy.manifest import Artifact, Manifest
+from lavit_deploy.runtimes.openvino import BF16_FEATURES
 
 FOLDER = "triton"
 """The repository within a bundle."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
@@ -22,11 +21,10 @@ from lavit_deploy.bundle.selection import Wish, obstacle
 from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError, LavitError
-from lavit_deploy.manifest import Artifact, Device, Footprint, MobileRuntime, Parity, Timing
+from lavit_deploy.manifest import Artifact, Device, Footprint, Parity, Timing
 
 Progress = Callable[[str], None]
 
-_MOBILE = frozenset(get_args(MobileRuntime))
 _RUNS = 30
 _SECONDS = 12.0  # for each batch size, over all artifacts
 _PROBE_SECONDS = 300
@@ -89,11 +87,13 @@ def retune(
                 "footprint": footprints.get(item.name),
             }
         )
-        if item.runtime not in _MOBILE  # measured when they were built, in their own runtimes
+        if is_for_servers(
+            item.runtime
+        )  # others were measured when they were built, in their own runtimes
         else item
         for item in bundle.manifest.artifacts
     )
-    verdict = int8_verdict([item for item in artifacts if item.runtime not in _MOBILE])
+    verdict = int8_verdict([item for item in artifacts if is_for_servers(item.runtime)])
     update = {"artifacts": artifacts, "timed_on": here, "int8": verdict}
     manifest = bundle.manifest.model_copy(update=update)
     return Bundle(bundle.path, manifest)

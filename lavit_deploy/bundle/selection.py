@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Literal
 
 from lavit_deploy.bundle.bundle import Bundle
-from lavit_deploy.bundle.engine_compatibility import engine_obstacle
 from lavit_deploy.bundle.first_run import was_run
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, ParityError
-from lavit_deploy.manifest import Artifact, Device, RuntimeName, ServerRuntime
-
-_PACKAGES: dict[RuntimeName, tuple[str, str]] = {
-    "onnxruntime": ("onnxruntime", "serve"),
-    "openvino": ("openvino", "openvino"),
-    "onnxruntime_tensorrt": ("onnxruntime", "gpu"),
-    "tensorrt": ("tensorrt", "tensorrt"),
-    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt-rtx"),
-    "aoti": ("torch", "aoti"),
-}
-"""Runtimes of a server: the module that must be there, and the extra that brings it."""
-BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16"})
-"""Of a CPU: either makes OpenVINO compute in bfloat16 unless told otherwise."""
+from lavit_deploy.manifest import Artifact, Device
+from lavit_deploy.runtimes.specs import find_spec, is_for_servers
 
 
 @dataclass(frozen=True)
@@ -39,7 +26,7 @@ class Wish:
     """
 
     artifact: str = "auto"
-    runtime: ServerRuntime | Literal["auto"] = "auto"
+    runtime: str = "auto"
     device: Device = "cpu"
     agreement: float = 0.99
     unverified: bool = False
@@ -97,7 +84,7 @@ def choose(bundle: Bundle, wish: Wish, here: Environment | None = None) -> Choic
         f"{item.name} is faster ({item.best_rate:.0f} images/s) but {obstacles[item.name]}"
         for item in manifest.artifacts
         # What is for a phone was never meant to run here.
-        if item.runtime in _PACKAGES and obstacles[item.name] and item.best_rate > best.best_rate
+        if is_for_servers(item.runtime) and obstacles[item.name] and item.best_rate > best.best_rate
     )
     return Choice(best, f"{rank}: {rate}", passed_over + _foreign(bundle, here))
 
@@ -106,8 +93,6 @@ def obstacle(artifact: Artifact, wish: Wish, here: Environment) -> str:
     """Why an artifact cannot be taken here, as a phrase after its name; empty if it can."""
     agreement = min(item.top1_agreement for item in artifact.parities)
     failure = artifact.failure.reason if artifact.failure else ""
-    rest = artifact.quantization.rest if artifact.quantization else artifact.precision_found
-    needs_bf16 = artifact.runtime == "openvino" and rest == "bf16"
     checks = (
         (not artifact.passed, f"failed parity ({failure})"),
         (
@@ -118,15 +103,10 @@ def obstacle(artifact: Artifact, wish: Wish, here: Environment) -> str:
             wish.runtime not in {"auto", artifact.runtime},
             f"is for {artifact.runtime}, not {wish.runtime}",
         ),
-        (bool(missing := _missing(artifact.runtime)), missing),
-        (bool(unfit := engine_obstacle(artifact)), unfit),
+        (bool(unfit := _unfit(artifact, here)), unfit),
         (
             not wish.unverified and not was_run(artifact),
             "was built without a GPU and never run: lavit-serve --retune runs and compares it",
-        ),
-        (
-            needs_bf16 and not BF16_FEATURES.intersection(here.cpu_features),
-            "needs a CPU with bfloat16 instructions",
         ),
         (
             agreement < wish.agreement,
@@ -139,14 +119,14 @@ def obstacle(artifact: Artifact, wish: Wish, here: Environment) -> str:
     return next((text for applies, text in checks if applies), "")
 
 
-def _missing(runtime: RuntimeName) -> str:
-    """What keeps a runtime from being used here, as a phrase; empty if nothing does."""
-    if runtime not in _PACKAGES:
-        return f"is for {runtime} on a phone or a board, not for a server"
-    module, extra = _PACKAGES[runtime]
-    if importlib.util.find_spec(module) is None:
-        return f'needs {module}: pip install "lavit-deploy[{extra}]"'
-    return ""
+def _unfit(artifact: Artifact, here: Environment) -> str:
+    """What keeps an artifact's runtime from running it here, as a phrase; empty if nothing does."""
+    spec = find_spec(artifact.runtime)
+    if spec is None:
+        return f"is for {artifact.runtime} on a phone or a board, not for a server"
+    if importlib.util.find_spec(spec.module) is None:
+        return f'needs {spec.module}: pip install "lavit-deploy[{spec.extra}]"'
+    return spec.obstacle(artifact, here)
 
 
 def _foreign(bundle: Bundle, here: Environment) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from lavit_deploy.common.errors import (
 from lavit_deploy.manifest import Device
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
+from lavit_deploy.runtimes.spec import Opening, RuntimeSpec
 
 _VECTOR_FEATURES = {"AVX512": "avx512f", "AVX2": "avx2"}
 """Instruction sets in a package's metadata, and as the environment names them."""
@@ -148,3 +149,16 @@ def _check_gpu(file: Path, built_for: str, here: str) -> None:
             f"{file} was compiled for compute capability {wanted // 10}.{wanted % 10}, this GPU "
             f"has {here}: export the checkpoint here"
         )
+
+
+def _open(opening: Opening) -> Runtime:
+    return AotiRuntime(
+        opening.file,
+        max_batch=opening.artifact.batch.maximum,
+        image_size=opening.image_size,
+        device=opening.device,
+        threads=opening.threads,
+    )
+
+
+SPEC = RuntimeSpec("aoti", module="torch", extra="aoti", open=_open)

@@ -20,6 +20,7 @@ from lavit_deploy.common.errors import (
 from lavit_deploy.manifest import BatchRange, Device
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
+from lavit_deploy.runtimes.spec import Opening, RuntimeSpec
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -184,3 +185,30 @@ def _providers(
     pixels = ort.InferenceSession(str(file), bare, providers=[_PROVIDERS["cpu"]]).get_inputs()[0]
     options = tensorrt.options(pixels.name, pixels.shape[1:])
     return [(_TENSORRT, options), _PROVIDERS["cuda"]]
+
+
+def _open(opening: Opening) -> Runtime:
+    return OnnxRuntime(
+        opening.file,
+        max_batch=opening.artifact.batch.maximum,
+        device=opening.device,
+        threads=opening.threads,
+        spin=opening.spin,
+    )
+
+
+def _open_with_tensorrt(opening: Opening) -> Runtime:
+    return OnnxRuntime(
+        opening.file,
+        max_batch=opening.artifact.batch.maximum,
+        device=opening.device,
+        threads=opening.threads,
+        spin=opening.spin,
+        tensorrt=TensorRTProvider(opening.artifact.batch, opening.cache),
+    )
+
+
+SPEC = RuntimeSpec("onnxruntime", module="onnxruntime", extra="serve", open=_open)
+TENSORRT_SPEC = RuntimeSpec(
+    "onnxruntime_tensorrt", module="onnxruntime", extra="gpu", open=_open_with_tensorrt
+)

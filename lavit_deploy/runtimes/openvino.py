@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lavit_deploy.common.environment import available_cores
+from lavit_deploy.common.environment import Environment, available_cores
 from lavit_deploy.common.errors import (
     BundleError,
     InferenceError,
     MissingDependencyError,
     UsageError,
 )
-from lavit_deploy.manifest import Device, Precision
+from lavit_deploy.manifest import Artifact, Device, Precision
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
+from lavit_deploy.runtimes.spec import Opening, RuntimeSpec
 
 if TYPE_CHECKING:
     import openvino
@@ -30,6 +31,10 @@ COMPUTE_LAYERS = ("FullyConnected", "MatMul", "Convolution", "BrgemmConv")
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _FOUND = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+
+
+BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16"})
+"""Of a CPU: either makes OpenVINO compute in bfloat16 unless told otherwise."""
 
 
 def import_openvino() -> openvino:
@@ -194,3 +199,32 @@ def _result(request: openvino.InferRequest) -> Logits:
     """Logits [B, K] of a request that was started."""
     request.wait()
     return request.get_output_tensor(0).data
+
+
+def _open_artifact(opening: Opening) -> Runtime:
+    return OpenVinoRuntime(
+        opening.file,
+        max_batch=opening.artifact.batch.maximum,
+        precision=_computed(opening.artifact),
+        threads=opening.threads,
+        cache=opening.cache,
+    )
+
+
+def _computed(artifact: Artifact) -> Precision:
+    """What is to be computed in: of an int8 artifact, what is not int8."""
+    quantization = artifact.quantization
+    return artifact.precision_requested if quantization is None else quantization.rest
+
+
+def _obstacle(artifact: Artifact, here: Environment) -> str:
+    quantization = artifact.quantization
+    computed = artifact.precision_found if quantization is None else quantization.rest
+    if computed == "bf16" and not BF16_FEATURES.intersection(here.cpu_features):
+        return "needs a CPU with bfloat16 instructions"
+    return ""
+
+
+SPEC = RuntimeSpec(
+    "openvino", module="openvino", extra="openvino", open=_open_artifact, obstacle=_obstacle
+)

@@ -19,16 +19,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lavit_deploy.common.errors import BundleError, InferenceError
-from lavit_deploy.manifest import Device
+from lavit_deploy.manifest import Artifact, Device
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime, TensorSpec
 from lavit_deploy.runtimes.cuda_api import Bytes, Cuda, CudaRuntime
+from lavit_deploy.runtimes.engine_compatibility import engine_obstacle
+from lavit_deploy.runtimes.spec import Opening, RuntimeSpec
 from lavit_deploy.runtimes.tensorrt_library import (
     Flavour,
     Library,
@@ -408,3 +411,51 @@ def _refit(library: Library, engine: Any, weights: Path, logger: Any, messages: 
     parser = library.module.OnnxParserRefitter(refitter, logger)
     if not parser.refit_from_file(str(weights)) or not refitter.refit_cuda_engine():
         raise BundleError(f"the weights of {weights} do not fit the engine: {messages.summary()}")
+
+
+def _open(flavour: Flavour, opening: Opening) -> Runtime:
+    artifact = opening.artifact
+    return TensorRTRuntime(
+        opening.file,
+        flavour=flavour,
+        max_batch=artifact.batch.maximum,
+        plugin=opening.folder / artifact.plugin if artifact.plugin else None,
+        weights=_weights_of(opening),
+        host_code=artifact.engine is not None and artifact.engine.version_compatible,
+        cache=opening.cache,
+    )
+
+
+def _weights_of(opening: Opening) -> Path | None:
+    """The ONNX file that fills in the weights of a stripped engine.
+
+    Raises:
+        BundleError: the manifest names none.
+    """
+    artifact = opening.artifact
+    if artifact.engine is None or not artifact.engine.stripped:
+        return None
+    for extra in artifact.extra_files:
+        if extra.file.endswith(".onnx"):
+            return opening.folder / extra.file
+    raise BundleError(f"{artifact.name} holds no weights, and the manifest names no ONNX file")
+
+
+def _obstacle(artifact: Artifact, here: Environment) -> str:  # noqa: ARG001 - an obstacle's signature
+    return engine_obstacle(artifact)
+
+
+SPEC = RuntimeSpec(
+    "tensorrt",
+    module="tensorrt",
+    extra="tensorrt",
+    open=partial(_open, "tensorrt"),
+    obstacle=_obstacle,
+)
+RTX_SPEC = RuntimeSpec(
+    "tensorrt_rtx",
+    module="tensorrt_rtx",
+    extra="tensorrt-rtx",
+    open=partial(_open, "tensorrt_rtx"),
+    obstacle=_obstacle,
+)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from lavit_deploy.common.environment import available_cores
 from lavit_deploy.common.errors import UsageError
-from lavit_deploy.manifest import Device, ServerRuntime
+from lavit_deploy.manifest import Device
 from lavit_deploy.preprocess import MAX_PIXELS
 from lavit_deploy.serving.settings.model_source import ModelSource
 
@@ -68,7 +68,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     artifact: str = "auto"
-    runtime: ServerRuntime | Literal["auto"] = "auto"
+    runtime: str = "auto"
     agreement: float = 0.99
     retune: bool = False
     device: Device = "cpu"

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lavit_deploy.bundle.engine_compatibility import mismatch
 from lavit_deploy.bundle.first_run import PICTURES_FILE, verify, was_run, write_pictures
 from lavit_deploy.common.errors import BundleError, InferenceError
 from lavit_deploy.common.gpu import Gpu, covers, find_gpu
 from lavit_deploy.manifest import Engine
 from lavit_deploy.runtimes.cuda_api import CudaRuntime
+from lavit_deploy.runtimes.engine_compatibility import mismatch
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, TensorRTProvider
 from lavit_deploy.runtimes.tensorrt import TensorRTRuntime
 from lavit_deploy.runtimes.tensorrt_library import Library, load_plugin, make_runtime

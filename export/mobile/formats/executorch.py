@@ -14,6 +14,18 @@ from typing import Any
 import numpy as np
 
 from lavit_deploy.export.mobile.formats import Classify
+from lavit_deploy.export.mobile.formats.format import Format, Variant
+
+FORMAT = Format(
+    name="executorch",
+    source="uint8",
+    variants=(
+        Variant("executorch-fp32", "fp32.pte", "fp32", "the exact one"),
+        Variant("executorch-int8", "int8.pte", "int8", "a quarter of the size, integer products"),
+    ),
+    modules=("executorch", "torchao", "torch"),
+    requirement="executorch==1.5.1 torchao==0.18.0 torch==2.13.0",
+)
 
 _PROFILED = 20  # calls
 

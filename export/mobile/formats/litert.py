@@ -14,6 +14,21 @@ from typing import Any
 import numpy as np
 
 from lavit_deploy.export.mobile.formats import Classify
+from lavit_deploy.export.mobile.formats.format import Format, Variant
+
+FORMAT = Format(
+    name="litert",
+    source="uint8",
+    variants=(
+        Variant("litert-fp32", "fp32.tflite", "fp32", "the exact one"),
+        Variant("litert-fp16", "fp16.tflite", "fp16", "half the size"),
+        Variant("litert-int8", "int8.tflite", "int8", "a quarter of the size, integer products"),
+    ),
+    modules=("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
+    requirement=(
+        "litert-torch==0.10.0 ai-edge-quantizer==0.10.0 ai-edge-litert==2.3.0 torch==2.13.0"
+    ),
+)
 
 _INT8_OPERATORS = ("FULLY_CONNECTED", "CONV_2D")
 """Products with constants. Products of activations stay float: in int8 they broke the model."""

@@ -12,6 +12,20 @@ from typing import Any
 import numpy as np
 
 from lavit_deploy.export.mobile.formats import Classify
+from lavit_deploy.export.mobile.formats.format import Format, Variant
+
+FORMAT = Format(
+    name="ncnn",
+    source="planar",
+    variants=(
+        Variant("ncnn-fp32", "fp32.ncnn.param", "fp32", "the exact one"),
+        Variant("ncnn-fp16", "fp16.ncnn.param", "fp16", "half the size"),
+    ),
+    modules=("ncnn", "pnnx", "torch"),
+    requirement="ncnn==1.0.20261020 pnnx==20261020 torch==2.13.0",
+    layout="float32 [3, H, W]",
+    colours="RGB, 0..255, as ncnn::Mat::from_pixels gives it",
+)
 
 _HALF_FLAG = 0x01306B47
 """What ncnn's model loader takes for the start of float16 weights."""

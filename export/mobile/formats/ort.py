@@ -9,6 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from lavit_deploy.export.mobile.formats import Classify
+from lavit_deploy.export.mobile.formats.format import Format, Variant
+
+FORMAT = Format(
+    name="ort",
+    source="onnx",
+    variants=(
+        Variant("ort-fp32-arm", "fp32.arm.ort", "fp32", "for phones with ARM processors"),
+        Variant("ort-fp32-amd64", "fp32.amd64.ort", "fp32", "for small x86-64 machines"),
+    ),
+    modules=("onnxruntime",),
+    requirement='"lavit-deploy[serve]"',
+)
 
 
 def imports() -> None:

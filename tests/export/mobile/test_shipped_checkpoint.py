@@ -8,11 +8,11 @@ import pytest
 from lavit_deploy.export.judging.context import Workbench
 from lavit_deploy.export.judging.parity_pictures import Pictures
 from lavit_deploy.export.judging.reference import reference_logits
+from lavit_deploy.export.mobile.formats.executorch import FORMAT as EXECUTORCH
+from lavit_deploy.export.mobile.formats.litert import FORMAT as LITERT
+from lavit_deploy.export.mobile.formats.ncnn import FORMAT as NCNN
 from lavit_deploy.export.mobile.target import MobileTarget
 from lavit_deploy.export.quantization.calibration import open_split
-from lavit_deploy.export.targets.executorch import EXECUTORCH
-from lavit_deploy.export.targets.litert import LITERT
-from lavit_deploy.export.targets.ncnn import NCNN
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.model.checkpoint import load_checkpoint
 

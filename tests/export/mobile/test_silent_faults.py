@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from lavit_deploy.export.mobile.formats.executorch import FORMAT as EXECUTORCH
 from lavit_deploy.export.mobile.mobile_model import mobile_form
-from lavit_deploy.export.targets.executorch import EXECUTORCH
 from lavit_deploy.folding.fold import fold
 from lavit_deploy.model.checkpoint import load_checkpoint
 

@@ -10,18 +10,19 @@ from PIL import ExifTags, Image
 
 from lavit_deploy.common.errors import ExportError, MissingDependencyError, UsageError
 from lavit_deploy.export.judging.reference import reference_logits
-from lavit_deploy.export.mobile.target import MobileTarget, Variant, plan_format
+from lavit_deploy.export.mobile.catalogue import FORMATS
+from lavit_deploy.export.mobile.formats.coreml import FORMAT as COREML
+from lavit_deploy.export.mobile.formats.executorch import FORMAT as EXECUTORCH
+from lavit_deploy.export.mobile.formats.format import Variant
+from lavit_deploy.export.mobile.formats.litert import FORMAT as LITERT
+from lavit_deploy.export.mobile.formats.ncnn import FORMAT as NCNN
+from lavit_deploy.export.mobile.formats.ort import FORMAT as ORT
+from lavit_deploy.export.mobile.target import MobileTarget, plan_format
 from lavit_deploy.export.mobile.tool_environment import find_tools
 from lavit_deploy.export.plan import make_plan
 from lavit_deploy.export.request import Request
-from lavit_deploy.export.targets.coreml import COREML
-from lavit_deploy.export.targets.executorch import EXECUTORCH
-from lavit_deploy.export.targets.litert import LITERT
-from lavit_deploy.export.targets.ncnn import NCNN
-from lavit_deploy.export.targets.ort import ORT
 from lavit_deploy.export.targets.target import NotBuilt
 
-FORMATS = (ORT, EXECUTORCH, LITERT, COREML, NCNN)
 RUN_HERE = (ORT, EXECUTORCH, LITERT, NCNN)
 
 
