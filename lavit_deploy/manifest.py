@@ -19,8 +19,8 @@ SCHEMA_VERSION: Literal[1] = 1
 
 Device = Literal["cpu", "cuda"]
 RuntimeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-"""Of `lavit_deploy.runtimes.specs`, or of a mobile format; one that is not known here is passed over
-when an artifact is chosen."""
+"""Of `lavit_deploy.runtimes.specs`, or of a mobile format; one that is not known here is passed
+over when an artifact is chosen."""
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "int8-weights", "palette6"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -1,4 +1,4 @@
-"""The house: pictures that say what the contracts hold, rooms of a size, tests found by their path."""
+"""The rooms: drawn as the contracts have them, of a size, their tests found by path."""
 
 import ast
 import importlib.util

@@ -22,6 +22,7 @@ from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError, LavitError
 from lavit_deploy.manifest import Artifact, Device, Footprint, Parity, Timing
+from lavit_deploy.runtimes.specs import is_for_servers
 
 Progress = Callable[[str], None]
 
@@ -87,9 +88,8 @@ def retune(
                 "footprint": footprints.get(item.name),
             }
         )
-        if is_for_servers(
-            item.runtime
-        )  # others were measured when they were built, in their own runtimes
+        # Others were measured when they were built, in their own runtimes.
+        if is_for_servers(item.runtime)
         else item
         for item in bundle.manifest.artifacts
     )

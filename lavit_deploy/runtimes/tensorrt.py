@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError
 from lavit_deploy.manifest import Artifact, Device
 from lavit_deploy.preprocess import Pixels
