@@ -3,7 +3,7 @@ import torch
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.export.cli import main as export
-from lavit_deploy.profiles.timing.timing import Runner
+from lavit_deploy.profiles.timing.runner import Runner
 from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
 
 

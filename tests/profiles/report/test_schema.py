@@ -1,20 +1,25 @@
 import csv
+import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from lavit_deploy.profiles.render.markdown import page
-from lavit_deploy.profiles.report.schema import CONVENTION, Report
+from lavit_deploy.profiles.report.schema import CONVENTION, Report, json_schema
 from lavit_deploy.profiles.session import Session
-from lavit_deploy.profiles.subjects.subjects import Settings, Subject, resolve
-from lavit_deploy.profiles.timing.timing import BatchTimings, TimingPlan, WarmUp
+from lavit_deploy.profiles.subjects.names import resolve
+from lavit_deploy.profiles.subjects.profiled_model import RunSettings
+from lavit_deploy.profiles.timing.turns import BatchTimings, TimingPlan, WarmUp
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def session():
     """Two models with made-up timings at two batch sizes, the second one unfinished."""
     names = ("lavit_micro", "pvt_v2_b1")
-    settings = Settings()
+    settings = RunSettings()
     session = Session(
         [resolve(name, settings) for name in names],
         settings,
@@ -109,7 +114,7 @@ def test_markdown_holds_the_same_numbers_and_says_that_it_is_incomplete(report):
 
 
 def test_a_model_that_was_not_timed_has_a_row_too(tmp_path):
-    session = Session([resolve("lavit_micro", Settings())], Settings(), plan=None)
+    session = Session([resolve("lavit_micro", RunSettings())], RunSettings(), plan=None)
     session.count()
     session.report(complete=True).write_csv(tmp_path / "r.csv")
     with (tmp_path / "r.csv").open() as file:
@@ -117,25 +122,13 @@ def test_a_model_that_was_not_timed_has_a_row_too(tmp_path):
     assert (row["label"], row["batch"], row["median_ms"]) == ("lavit_micro", "", "")
 
 
-def test_runners_are_closed_whatever_happens(scripted):
-    class Stub(Subject):
-        def __init__(self, label, seconds):
-            self.label = label
-            self.runner = scripted(label, seconds)
+def test_the_committed_schema_is_the_reports():
+    """Renew with: python -m lavit_deploy.profiles.report.schema > docs/profile.schema.json."""
+    assert (ROOT / "docs" / "profile.schema.json").read_text() == json_schema()
 
-        def measure(self):
-            raise NotImplementedError
 
-        def open(self):
-            return self.runner
-
-        def split(self, batch, calls):
-            raise NotImplementedError
-
-        def growth(self, sizes):
-            raise NotImplementedError
-
-    subjects = [Stub("a", [0.1]), Stub("b", [KeyboardInterrupt(), 0.1])]
-    with pytest.raises(KeyboardInterrupt):
-        Session(subjects, Settings(), TimingPlan()).time()
-    assert all(subject.runner.closed for subject in subjects)
+def test_the_schema_names_every_field_of_the_committed_report():
+    schema = json.loads(json_schema())
+    stored = json.loads((ROOT / "docs" / "reports" / "cpu-stages" / "report.json").read_text())
+    assert set(stored) <= set(schema["properties"])
+    assert set(stored["models"][0]) <= set(schema["$defs"]["ModelReport"]["properties"])
