@@ -48,7 +48,6 @@ from lavit_deploy.model.config import PRESETS, preset
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess, normalise
 from lavit_deploy.profiles.baselines import BASELINES
-from lavit_deploy.profiles.baselines.build import build
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, import_openvino
 
@@ -193,7 +192,7 @@ def rival(name: str) -> nn.Module:
     if name in BASELINES:
         # transformers' fused Swin cannot be exported with a dynamic batch; its eager form can.
         attention = "eager" if name.startswith("swin") else "sdpa"
-        return _Logits(build(BASELINES[name], attention)).eval()
+        return _Logits(BASELINES[name].build(attention)).eval()
     from transformers import DeiTConfig, DeiTForImageClassification
 
     config = DeiTConfig(

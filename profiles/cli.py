@@ -16,10 +16,11 @@ from lavit_deploy.common.environment import available_cores, available_memory
 from lavit_deploy.common.errors import InferenceError, ProfileError, UsageError
 from lavit_deploy.profiles.baselines import BASELINES
 from lavit_deploy.profiles.counting import scaling
-from lavit_deploy.profiles.render import markdown, png
-from lavit_deploy.profiles.subjects.subjects import Settings, profile_extra, resolve
-from lavit_deploy.profiles.timing.batch_sizes import batch_curve
-from lavit_deploy.profiles.timing.timing import TimingPlan
+from lavit_deploy.profiles.extra import profile_extra
+from lavit_deploy.profiles.render import markdown, throughput_plot
+from lavit_deploy.profiles.subjects.names import resolve
+from lavit_deploy.profiles.subjects.profiled_model import RunSettings
+from lavit_deploy.profiles.timing.turns import TimingPlan, batch_curve
 
 if TYPE_CHECKING:
     from lavit_deploy.profiles.report.schema import Report
@@ -318,9 +319,9 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.growth and len(set(options.growth)) < 2:
         raise UsageError(f"--growth {options.growth[0]}: at least two different sizes are needed")
     if options.plot:
-        png.check(options.plot)
+        throughput_plot.check(options.plot)
     if options.html:
-        png.check_installed()
+        throughput_plot.check_installed()
         with profile_extra("write HTML"):
             import lavit_deploy.profiles.render.html_page  # noqa: F401 - found missing before, not after measuring
     files = _files(options)
@@ -337,12 +338,12 @@ def _check_outputs(options: argparse.Namespace) -> None:
 def _session(options: argparse.Namespace) -> Session:
     with profile_extra("profile models"):
         from lavit_deploy.profiles.session import Session
-        from lavit_deploy.profiles.timing.machine import machine_state
-        from lavit_deploy.profiles.timing.runners import check_device, check_runtime
+        from lavit_deploy.profiles.timing.machine_state import machine_state
+        from lavit_deploy.profiles.timing.torch_runner import check_device, check_runtime
     check_device(options.device)
     for runtime in (options.runtime, *(name.rpartition("@")[2] for name in options.models)):
         check_runtime(runtime, options.device)
-    settings = Settings(
+    settings = RunSettings(
         device=options.device,
         threads=options.threads,
         precision=options.precision,
@@ -360,7 +361,7 @@ def _session(options: argparse.Namespace) -> Session:
         warmup_seconds=options.warmup_seconds,
     )
     return Session(
-        subjects=[resolve(name, settings) for name in options.models],
+        models=[resolve(name, settings) for name in options.models],
         settings=settings,
         plan=None if options.no_timing else plan,
         comparisons=[(first, second) for first, second in options.compare],
@@ -413,7 +414,7 @@ def _writers(report: Report, options: argparse.Namespace) -> dict[Path, Callable
         "json": report.write_json,
         "csv": report.write_csv,
         "markdown": lambda path: write_text(path, markdown.page(report)),
-        "plot": lambda path: png.draw(report, path),
+        "plot": lambda path: throughput_plot.draw(report, path),
         "html": html,
     }
     return {

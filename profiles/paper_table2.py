@@ -21,8 +21,9 @@ from lavit_deploy.common import command_line
 from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.profiles.baselines import BASELINES, TABLE_2, Published, TableRow
-from lavit_deploy.profiles.report.records import Record
-from lavit_deploy.profiles.report.schema import ModelReport, Report, Timing
+from lavit_deploy.profiles.report.record import Record
+from lavit_deploy.profiles.report.schema import ModelReport, Report
+from lavit_deploy.profiles.report.times import Timing
 
 ANCHOR = "lavit_s"
 """The model that is part of every run."""

@@ -7,29 +7,23 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 from lavit_deploy import __version__
 from lavit_deploy.common.environment import Environment, command_line
 from lavit_deploy.common.errors import InferenceError, ProfileError, UsageError
-from lavit_deploy.profiles.report.records import BatchLimit, MachineState, Peaks
+from lavit_deploy.profiles.report.machine import MachineState, Peaks
 from lavit_deploy.profiles.report.roofline import roofline
-from lavit_deploy.profiles.report.schema import Comparison, ModelReport, Report, Timing
-from lavit_deploy.profiles.subjects.subjects import Settings, Subject
+from lavit_deploy.profiles.report.schema import ModelReport, Report
+from lavit_deploy.profiles.report.times import BatchLimit, Comparison, Timing
+from lavit_deploy.profiles.source_commit import source_commit
+from lavit_deploy.profiles.subjects.profiled_model import ProfiledModel, RunSettings
 from lavit_deploy.profiles.timing import intervals
-from lavit_deploy.profiles.timing.machine import commit, machine_state
 from lavit_deploy.profiles.timing.machine_peaks import measure_peaks
-from lavit_deploy.profiles.timing.runners import device_name, torch_threads
-from lavit_deploy.profiles.timing.timing import (
-    METHOD,
-    BatchTimings,
-    Notify,
-    Runner,
-    TimingPlan,
-    time_batch,
-)
+from lavit_deploy.profiles.timing.machine_state import machine_state
+from lavit_deploy.profiles.timing.runner import Runner
+from lavit_deploy.profiles.timing.torch_runner import device_name, torch_threads
+from lavit_deploy.profiles.timing.turns import METHOD, BatchTimings, Notify, TimingPlan, time_batch
 
-_ROOT = Path(__file__).parents[1]
 _SPLIT_CALLS = 9
 """Calls that a split is the median of."""
 
@@ -43,7 +37,7 @@ class Session:
     """What to do, and what was done so far: `report` can be asked for at any moment.
 
     Attributes:
-        subjects: the models, with different labels.
+        models: what is profiled, with different labels.
         settings: how they are run.
         plan: how they are timed; None to count only.
         comparisons: pairs of labels to compare.
@@ -59,8 +53,8 @@ class Session:
         before: state of the machine before the run.
     """
 
-    subjects: Sequence[Subject]
-    settings: Settings
+    models: Sequence[ProfiledModel]
+    settings: RunSettings
     plan: TimingPlan | None
     comparisons: Sequence[tuple[str, str]] = ()
     sizes: Sequence[int] = ()
@@ -84,11 +78,11 @@ class Session:
             ProfileError: with `strict`, an operator that may hold multiply-adds was not counted,
                 or the traced count is not the closed form's.
         """
-        for done, subject in enumerate(self.subjects):
-            notify(f"counting {subject.label}", done / len(self.subjects))
-            model = subject.measure()
+        for done, one in enumerate(self.models):
+            notify(f"counting {one.label}", done / len(self.models))
+            model = one.measure()
             if self.sizes:
-                model = model.model_copy(update={"growth": subject.growth(self.sizes)})
+                model = model.model_copy(update={"growth": one.growth(self.sizes)})
             self.measured.append(model)
         notify("counted", 1.0)
         if strict:
@@ -106,7 +100,7 @@ class Session:
             return
         with ExitStack() as stack:
             stack.enter_context(torch_threads(self.settings.threads))
-            runners = [stack.enter_context(subject.open()) for subject in self.subjects]
+            runners = [stack.enter_context(model.open()) for model in self.models]
             for runner in runners:
                 _check_batches(runner, self._named())
             pending = [(batch, _taking(batch, runners)) for batch in self.plan.batches]
@@ -138,10 +132,10 @@ class Session:
         """
         if self.plan is None or not self.splitting:
             return
-        for index, subject in enumerate(self.subjects):
-            notify(f"splitting {subject.label}", index / len(self.subjects))
-            fitting = [batch for batch in self._named() if self._timed(subject.label, batch)]
-            splits = (subject.split(batch, _SPLIT_CALLS) for batch in fitting)
+        for index, model in enumerate(self.models):
+            notify(f"splitting {model.label}", index / len(self.models))
+            fitting = [batch for batch in self._named() if self._timed(model.label, batch)]
+            splits = (model.split(batch, _SPLIT_CALLS) for batch in fitting)
             found = tuple(split for split in splits if split is not None)
             self.measured[index] = self.measured[index].model_copy(update={"time_splits": found})
         notify("split", 1.0)
@@ -163,7 +157,7 @@ class Session:
             gpu=device_name(self.settings.device),
             threads=self.settings.threads,
             load=round(self.load, 2),
-            commit=commit(_ROOT),
+            commit=source_commit(),
             before=self.before,
             after=machine_state(self.settings.device),
             peaks=self.peaks,

@@ -28,7 +28,6 @@ from lavit_deploy.export.quantization.scheme import run_graph
 from lavit_deploy.model.checkpoint import Checkpoint
 from lavit_deploy.preprocess import Pixels, Preprocess, normalise
 from lavit_deploy.profiles.baselines import BASELINES
-from lavit_deploy.profiles.baselines.build import build
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, cpu_precisions, import_openvino
@@ -79,7 +78,7 @@ def open_rival(name: str, split: Split, folder: Path, stack: ExitStack) -> Measu
     """A baseline with random weights, in float and in int8 as a LaViT's artifacts are made."""
     preprocess = Preprocess()
     attention = "eager" if name.startswith("swin") else "sdpa"  # as transformers exports each
-    model = build(BASELINES[name], attention)
+    model = BASELINES[name].build(attention)
     plain = export_plain(_Logits(model), folder, (224, 224))
     graph = _with_pixels(model, preprocess, folder)
     onnx_files = {"onnx-fp32": folder / "fp32.onnx"}

@@ -1,17 +1,17 @@
-"""The architectures that LaViT is compared with: what was published about them, and their sizes."""
+"""The architectures that LaViT is compared with: one file for each family, and their catalogue."""
 
-from lavit_deploy.profiles.baselines.base import Architecture, Baseline, Family, closed_form
-from lavit_deploy.profiles.baselines.catalogue import BASELINES
-from lavit_deploy.profiles.baselines.published import PAPER, TABLE_2, Published, TableRow
+from lavit_deploy.profiles.baselines.catalogue import BASELINES, FAMILIES
+from lavit_deploy.profiles.baselines.family import Baseline, BaselineFamily, Published, Variant
+from lavit_deploy.profiles.baselines.paper import PAPER, TABLE_2, TableRow
 
 __all__ = [
     "BASELINES",
+    "FAMILIES",
     "PAPER",
     "TABLE_2",
-    "Architecture",
     "Baseline",
-    "Family",
+    "BaselineFamily",
     "Published",
     "TableRow",
-    "closed_form",
+    "Variant",
 ]

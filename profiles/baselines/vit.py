@@ -1,265 +1,177 @@
-"""Plain vision transformers with hooks for what DeepViT, DynamicViT, EViT and PPT change in them.
-
-Reference modules of this project's own: no library that this project depends on has these models.
-ViT: Dosovitskiy et al., arXiv:2010.11929; DeiT: Touvron et al., arXiv:2012.12877; DeepViT: Zhou et
-al., arXiv:2103.11886. They are made to be counted and timed: initialisation is PyTorch's.
-
-B batch, N tokens with the class token, D channels, H heads, d = D / H.
-"""
+"""ViT and DeiT (arXiv:2010.11929, arXiv:2012.12877), as `transformers` builds them."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from lavit_deploy.profiles.baselines.family import BaselineFamily, Published, Variant
+from lavit_deploy.profiles.counting.architecture import Attention
+from lavit_deploy.profiles.counting.module_rules import module_rules
+from lavit_deploy.profiles.counting.stage_counts import HEAD, STAGE_NAMES, StageCounts, classifier
 
-from lavit_deploy.profiles.baselines.token_reduction import (
-    DynamicViTReduction,
-    EViTReduction,
-    PptReduction,
+if TYPE_CHECKING:
+    from torch import nn
+
+
+_TORCHVISION = "torchvision, documentation of the weights (their counts, the same architecture)"
+_DEIT = (
+    "Touvron et al., DeiT, arXiv:2012.12877, with the digits that PVT's authors print in their "
+    "comparison, arXiv:2102.12122"
 )
-from lavit_deploy.profiles.counting.closed_form import ViTConfig
+_LAYER = r"vit\.layers\.\d+\."
+
+Reduction = Literal["none", "dynamicvit", "evit", "ppt"]
+"""How a ViT gets rid of tokens."""
 
 
-class Attended(NamedTuple):
-    """What an attention layer gives.
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """ViT and DeiT (arXiv:2010.11929, arXiv:2012.12877), and models that change few things in them.
 
     Attributes:
-        tokens: [B, N, D].
-        keys: [B, H, N, d].
-        values: [B, H, N, d].
-        weights: attention after the softmax [B, H, N, N]; None where fused attention hid it.
+        image_size: input height and width, pixels.
+        dim: channels.
+        depth: layers.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLP as a multiple of the channels.
+        patch: side of a patch, pixels.
+        num_classes: outputs of the classifier.
+        stem: channels of the two convolutions before the patches are taken, at half the
+            resolution (DeepViT, arXiv:2103.11886); None without.
+        mixed_heads: number of last layers whose attention maps are mixed across heads by a
+            1 x 1 convolution (DeepViT's re-attention).
+        reduction: how tokens are removed: "dynamicvit" (arXiv:2106.02034), "evit"
+            (arXiv:2202.07800), "ppt" (arXiv:2310.01812).
+        reduced_at: 0-based layers that remove tokens.
+        keep: share of the tokens that "dynamicvit" and "evit" keep each time.
+        removed: tokens that "ppt" removes each time.
     """
 
-    tokens: Tensor
-    keys: Tensor
-    values: Tensor
-    weights: Tensor | None
+    image_size: tuple[int, int] = (224, 224)
+    dim: int
+    depth: int = 12
+    heads: int
+    mlp_ratio: int = 4
+    patch: int = 16
+    num_classes: int = 1000
+    stem: int | None = None
+    mixed_heads: int = 0
+    reduction: Reduction = "none"
+    reduced_at: tuple[int, ...] = ()
+    keep: float = 1.0
+    removed: int = 0
+
+    @property
+    def patches(self) -> int:
+        """Tokens of a picture, without the class token."""
+        return (self.image_size[0] // self.patch) * (self.image_size[1] // self.patch)
 
 
-class Attention(nn.Module):
-    """Multi-head attention, fused unless its weights are asked for.
+class LayerTokens(NamedTuple):
+    """Tokens of one layer, the class token included.
 
-    Args:
-        dim: D.
-        heads: H.
-        fused: whether to use PyTorch's fused attention.
+    Attributes:
+        attention: tokens that attend to each other.
+        mlp: tokens that go through the MLP.
+        candidates: tokens among which were chosen, 0 where nothing is removed.
     """
 
-    def __init__(self, dim: int, heads: int, *, fused: bool) -> None:
-        super().__init__()
-        self.heads = heads
-        self.fused = fused
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, bias: Tensor | None = None, *, weights: bool = False) -> Attended:
-        """Attend.
-
-        Args:
-            x: normalised tokens [B, N, D].
-            bias: added to the scores, broadcast to [B, H, N, N]; None for none.
-            weights: whether the weights are needed.
-        """
-        batch, tokens, dim = x.shape
-        # [B, N, 3D] -> [B, N, 3, H, d] -> [3, B, H, N, d]
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        attention = None
-        if self.fused and not weights:
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        else:
-            scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # [B, H, N, N]
-            attention = self.mixed((scores if bias is None else scores + bias).softmax(dim=-1))
-            mixed = attention @ v  # [B, H, N, d]
-        # [B, H, N, d] -> [B, N, H, d] -> [B, N, D]
-        return Attended(self.proj(mixed.transpose(1, 2).flatten(2)), k, v, attention)
-
-    def mixed(self, weights: Tensor) -> Tensor:
-        """The weights as they are used: unchanged here."""
-        return weights
+    attention: int
+    mlp: int
+    candidates: int
 
 
-class ReAttention(Attention):
-    """DeepViT's attention: maps are mixed across heads and normalised after the softmax."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__(dim, heads, fused=False)
-        self.mix = nn.Conv2d(heads, heads, 1)
-        self.mix_norm = nn.BatchNorm2d(heads)
-
-    def mixed(self, weights: Tensor) -> Tensor:
-        return self.mix_norm(self.mix(weights)) / math.sqrt(self.qkv.in_features // self.heads)
-
-
-class Mlp(nn.Module):
-    """Linear, GELU, Linear: [B, N, D] -> [B, N, D]."""
-
-    def __init__(self, dim: int, ratio: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, ratio * dim)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(ratio * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+def layer_tokens(config: ViTConfig) -> Iterator[LayerTokens]:
+    """Tokens of every layer, first to last."""
+    tokens = config.patches + 1
+    for layer in range(config.depth):
+        removing = layer in config.reduced_at
+        candidates = tokens - 1 if removing else 0
+        if removing and config.reduction == "dynamicvit":  # before the layer
+            times = config.reduced_at.index(layer) + 1
+            tokens = int(config.patches * config.keep**times) + 1
+        attention = tokens
+        if removing and config.reduction == "evit":  # the others become one token
+            kept = math.ceil(config.keep * (tokens - 1))
+            tokens = kept + 2 if kept < tokens - 1 else tokens
+        elif removing and config.reduction == "ppt":
+            tokens -= min(config.removed, (tokens - 1) // 2)
+        yield LayerTokens(attention, tokens, candidates)
 
 
-class Block(nn.Module):
-    """Pre-norm transformer layer."""
+def vit_counts(config: ViTConfig) -> StageCounts:
+    """ViT: one stage.
 
-    def __init__(self, config: ViTConfig, layer: int, *, fused: bool) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.dim, eps=1e-6)
-        self.attn = (
-            ReAttention(config.dim, config.heads)
-            if layer >= config.depth - config.mixed_heads
-            else Attention(config.dim, config.heads, fused=fused)
-        )
-        self.norm2 = nn.LayerNorm(config.dim, eps=1e-6)
-        self.mlp = Mlp(config.dim, config.mlp_ratio)
-
-
-class PatchEmbed(nn.Module):
-    """A strided convolution: [B, 3, H, W] -> [B, N - 1, D]."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, config.dim, config.patch, stride=config.patch)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)  # [B, D, h, w] -> [B, N - 1, D]
-
-
-class ConvolutionalPatchEmbed(nn.Module):
-    """DeepViT's: two convolutions at half the resolution first: [B, 3, H, W] -> [B, N - 1, D]."""
-
-    def __init__(self, config: ViTConfig, stem: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False),
-            nn.BatchNorm2d(stem),
-            nn.ReLU(),
-            nn.Conv2d(stem, stem, 3, padding=1, bias=False),
-            nn.BatchNorm2d(stem),
-            nn.ReLU(),
-        )
-        half = config.patch // 2
-        self.proj = nn.Conv2d(stem, config.dim, half, stride=half)
-
-    def forward(self, images: Tensor) -> Tensor:
-        # [B, D, h, w] -> [B, N - 1, D]
-        return self.proj(self.stem(images)).flatten(2).transpose(1, 2)
-
-
-class PlainViT(nn.Module):
-    """A ViT with a class token: normalised images [B, 3, H, W] -> logits [B, K].
-
-    Args:
-        config: sizes, and how tokens are removed.
-        fused: whether to use PyTorch's fused attention where no weights are needed.
+    For PPT without its choice of tokens: what that costs depends on the picture.
     """
+    dim, count = config.dim, Counter[str]()
+    count["patch_embed"] = config.patches * 3 * dim * config.patch**2
+    if config.stem is not None:
+        height, width = (math.ceil(side / 2) for side in config.image_size)
+        pixels, stem = height * width, config.stem
+        count["patch_embed"] = pixels * (3 * stem * 7**2 + stem * stem * 3**2)
+        count["patch_embed"] += config.patches * stem * dim * (config.patch // 2) ** 2
+    for layer, tokens in enumerate(layer_tokens(config)):
+        scores = tokens.attention**2
+        count["attention_projections"] += tokens.attention * 4 * dim * dim
+        count["attention_scores_values"] += 2 * scores * dim
+        if layer >= config.depth - config.mixed_heads:
+            count["attention_scores_values"] += scores * config.heads**2
+        count["mlp"] += tokens.mlp * 2 * dim * dim * config.mlp_ratio
+        if tokens.candidates:
+            count["token_selection"] += _selection(config, tokens)
+    return {STAGE_NAMES[0]: count, HEAD: classifier(dim, config.num_classes)}
 
-    def __init__(self, config: ViTConfig, *, fused: bool) -> None:
-        super().__init__()
-        self.config = config
-        self.patch_embed: nn.Module = (
-            PatchEmbed(config)
-            if config.stem is None
-            else ConvolutionalPatchEmbed(config, config.stem)
+
+def _selection(config: ViTConfig, tokens: LayerTokens) -> int:
+    """Multiply-adds of choosing the tokens that one layer removes."""
+    dim = config.dim
+    if config.reduction == "dynamicvit":  # D -> D -> D/2 -> D/4 -> 2
+        return tokens.candidates * (
+            dim * dim + dim * (dim // 2) + (dim // 2) * (dim // 4) + (dim // 4) * 2
         )
-        self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.positions = nn.Parameter(torch.zeros(1, config.patches + 1, config.dim))
-        self.blocks = nn.ModuleList(
-            Block(config, layer, fused=fused) for layer in range(config.depth)
+    return 0
+
+
+def _build(config: ViTConfig, attention: Attention) -> nn.Module:
+    from transformers import ViTConfig as Config
+    from transformers import ViTForImageClassification
+
+    return ViTForImageClassification(
+        Config(  # type: ignore[call-arg] # num_labels, attn_implementation: of every one, not listed
+            image_size=config.image_size[0],
+            hidden_size=config.dim,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            intermediate_size=config.dim * config.mlp_ratio,
+            patch_size=config.patch,
+            num_labels=config.num_classes,
+            attn_implementation=attention,
         )
-        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
-        self.head = nn.Linear(config.dim, config.num_classes)
-
-    def embedded(self, images: Tensor) -> Tensor:
-        """Class token and patches with their positions, [B, N, D]."""
-        x = self.patch_embed(images)
-        return torch.cat((self.class_token.expand(x.shape[0], -1, -1), x), dim=1) + self.positions
-
-    def layers(self) -> Iterator[tuple[Block, int | None]]:
-        """Every layer, and the how manieth that removes tokens it is, from 0."""
-        for layer, block in enumerate(self.blocks):
-            removing = layer in self.config.reduced_at
-            times = self.config.reduced_at.index(layer) if removing else None
-            yield cast("Block", block), times
-
-    def classified(self, x: Tensor) -> Tensor:
-        """Logits [B, K] from the last tokens [B, N, D]."""
-        return self.head(self.norm(x)[:, 0])
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.embedded(images)
-        for block, _ in self.layers():
-            x = x + block.attn(block.norm1(x)).tokens
-            x = x + block.mlp(block.norm2(x))
-        return self.classified(x)
+    )
 
 
-class DynamicViT(PlainViT):
-    """DynamicViT: before some layers a small network scores the tokens, the best ones stay."""
-
-    def __init__(self, config: ViTConfig, *, fused: bool) -> None:
-        super().__init__(config, fused=fused)
-        self.reductions = nn.ModuleList(DynamicViTReduction(config.dim) for _ in config.reduced_at)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.embedded(images)
-        for block, times in self.layers():
-            if times is not None:
-                kept = int(self.config.patches * self.config.keep ** (times + 1))
-                x = self.reductions[times](x, kept)
-            x = x + block.attn(block.norm1(x)).tokens
-            x = x + block.mlp(block.norm2(x))
-        return self.classified(x)
-
-
-class EViT(PlainViT):
-    """EViT: tokens that the class token attends to least become one, between attention and MLP."""
-
-    def __init__(self, config: ViTConfig, *, fused: bool) -> None:
-        super().__init__(config, fused=fused)
-        self.reductions = nn.ModuleList(EViTReduction(config.keep) for _ in config.reduced_at)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.embedded(images)
-        for block, times in self.layers():
-            attended = block.attn(block.norm1(x), weights=times is not None)
-            x = x + attended.tokens
-            if times is not None:
-                x = self.reductions[times](x, attended.weights)
-            x = x + block.mlp(block.norm2(x))
-        return self.classified(x)
-
-
-class Ppt(PlainViT):
-    """PPT: each image drops its least significant tokens, or merges similar ones where all matter.
-
-    A token stands for `size` tokens of the beginning, and is attended to in that proportion.
-    """
-
-    def __init__(self, config: ViTConfig, *, fused: bool) -> None:
-        super().__init__(config, fused=fused)
-        self.reductions = nn.ModuleList(PptReduction(config.removed) for _ in config.reduced_at)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.embedded(images)
-        sizes = x.new_ones(*x.shape[:2], 1)
-        bias: Tensor | None = None  # every token still stands for itself
-        for block, times in self.layers():
-            attended = block.attn(block.norm1(x), bias, weights=times is not None)
-            x = x + attended.tokens
-            if times is not None:
-                x, sizes = self.reductions[times](
-                    x, sizes, attended.keys, attended.values, attended.weights
-                )
-                bias = sizes.log()[:, None, None, :, 0]  # [B, N, 1] -> [B, 1, 1, N]
-            x = x + block.mlp(block.norm2(x))
-        return self.classified(x)
+VIT = BaselineFamily(
+    name="ViT",
+    implementation="transformers",
+    build=_build,
+    module_rules=module_rules(
+        (r"vit\.embeddings", "patch_embed"),
+        (_LAYER + r"(layernorm_before|attention\.[qkvo]_proj)", "attention_projections"),
+        (_LAYER + r"attention", "attention_scores_values"),
+        (_LAYER + r"(layernorm_after|mlp)", "mlp"),
+        (r"vit\.layernorm|classifier", HEAD),
+    ),
+    variants=(
+        Variant("deit_tiny", ViTConfig(dim=192, heads=3), Published(5.7, 1.3, _DEIT)),
+        Variant("deit_small", ViTConfig(dim=384, heads=6), Published(22.1, 4.6, _DEIT)),
+        Variant("deit_base", ViTConfig(dim=768, heads=12), Published(86.6, 17.6, _DEIT)),
+        Variant("vit_b", ViTConfig(dim=768, heads=12), Published(86.6, 17.56, _TORCHVISION)),
+    ),
+    counts=vit_counts,
+    size_step=16,
+)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import torch
 from torch import nn
 
 from lavit_deploy.manifest import Device
-from lavit_deploy.profiles.breakdown.by_part import CallTimes, divided
-from lavit_deploy.profiles.counting.parts import Splitter
-from lavit_deploy.profiles.report.records import TimeSplit
+from lavit_deploy.profiles.breakdown.part_times import CallTimes, time_by_part
+from lavit_deploy.profiles.counting.module_rules import ModuleRules
+from lavit_deploy.profiles.report.times import TimeSplit
 
 _WARMUP = 5
 
 
-class ModuleTimes:
+class ModuleTimes(AbstractContextManager["ModuleTimes"]):
     """While entered, notes when each module of a model begins and ends.
 
     The time between two such moments belongs to the innermost module that is running, so what an
@@ -45,32 +45,27 @@ class ModuleTimes:
             self._hooks.append(module.register_forward_hook(self._end))
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
 
     def split(
-        self, call: Callable[[], object], splitter: Splitter, *, batch: int, calls: int
+        self, call: Callable[[], object], rules: ModuleRules, *, batch: int, calls: int
     ) -> TimeSplit:
         """Run the model and divide its time.
 
         Args:
             call: runs it once.
-            splitter: where its modules belong.
+            rules: where its modules belong.
             batch: images per call, for the record.
             calls: calls to take the median over.
         """
         for _ in range(_WARMUP):
             self._taken(call)
-        return divided(
+        return time_by_part(
             [self._taken(call) for _ in range(calls)],
-            {name: splitter.locate(name) for name, _ in self._model.named_modules()},
+            {name: rules.locate(name) for name, _ in self._model.named_modules()},
             method="hooks on PyTorch modules",
             batch=batch,
         )

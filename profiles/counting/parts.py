@@ -1,15 +1,13 @@
-"""One split for all models: stages, parts, and the rules that send a module's name to them."""
+"""One split for all models: the parts that costs and times are divided into."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
 from lavit_deploy.model import counts
-from lavit_deploy.profiles.counting.closed_form import HEAD, STAGE_NAMES
+from lavit_deploy.profiles.counting.stage_counts import HEAD
 
 PARTS = (*counts.PARTS[:-1], "convolutions", "token_selection", HEAD)
 """Parts in the order of tables: LaViT's seven, what convolutional networks have instead of
@@ -42,41 +40,3 @@ class Place(NamedTuple):
 
 
 NOWHERE = Place(OTHER, OTHER)
-
-
-class Rule(NamedTuple):
-    """Names that begin with a match belong to `part`.
-
-    Attributes:
-        pattern: regular expression; its group "stage", where it has one, is the 0-based stage.
-        part: one of `PARTS`.
-        stage: added to that group, or the 0-based stage itself where there is no group. Swin's
-            merging, for one, sits in the module of the stage before.
-    """
-
-    pattern: str
-    part: str
-    stage: int = 0
-
-
-@dataclass(frozen=True)
-class Splitter:
-    """Sends dotted names of modules and parameters to their stage and part.
-
-    Attributes:
-        rules: the first that matches the beginning of a name wins.
-    """
-
-    rules: tuple[Rule, ...]
-
-    def locate(self, name: str) -> Place:
-        """Stage and part of a dotted module or parameter name; `NOWHERE` if no rule knows it."""
-        for rule in self.rules:
-            match = re.match(rule.pattern, name)
-            if match is None:
-                continue
-            if rule.part == HEAD:
-                return Place(HEAD, HEAD)
-            stage = int(match.groupdict().get("stage", 0))
-            return Place(STAGE_NAMES[stage + rule.stage], rule.part)
-        return NOWHERE

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from lavit_deploy.common.errors import UsageError
-from lavit_deploy.profiles.counting.closed_form import StageCounts, by_part
 from lavit_deploy.profiles.counting.parts import PARTS
-from lavit_deploy.profiles.report.records import Growth, GrowthPart
+from lavit_deploy.profiles.counting.stage_counts import StageCounts, by_part
+from lavit_deploy.profiles.report.costs import Growth, GrowthPart
 
 SIZES = (224, 320, 416, 512, 640, 768, 896, 1024)
 """Sides of square images, pixels: multiples of 32, which every architecture here takes."""

@@ -15,7 +15,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from lavit_deploy.profiles.counting.closed_form import StageCounts
+from lavit_deploy.profiles.counting.module_rules import ModuleRules
 from lavit_deploy.profiles.counting.operator_rules import (
     DIVIDED,
     HANDLES,
@@ -25,7 +25,9 @@ from lavit_deploy.profiles.counting.operator_rules import (
     bytes_moved,
     elements,
 )
-from lavit_deploy.profiles.counting.parts import Place, Splitter
+from lavit_deploy.profiles.counting.parts import Place
+from lavit_deploy.profiles.counting.stage_counts import StageCounts
+from lavit_deploy.profiles.report.costs import UncountedOperator
 
 Measure = Literal["calls", "multiply_adds", "activations", "elements", "bytes_moved"]
 
@@ -34,25 +36,8 @@ _Key = tuple[str, Measure, str | None]
 
 
 @dataclass(frozen=True)
-class Uncounted:
-    """An operator that has no multiply-adds, or whose multiply-adds are unknown.
-
-    Attributes:
-        operator: its name in the graph, such as "aten::softmax".
-        calls: how often it runs for one image.
-        elements: elements that it writes for one image.
-        reason: why it may stay uncounted; None where that is not known.
-    """
-
-    operator: str
-    calls: int
-    elements: int
-    reason: str | None
-
-
-@dataclass(frozen=True)
 class Traced:
-    """The costs of one image. Units and conventions: `lavit_deploy.profiles.report.records.Cell`.
+    """The costs of one image. Units and conventions: `lavit_deploy.profiles.report.costs.Cell`.
 
     Attributes:
         by_place: stage and part -> measure -> amount.
@@ -64,7 +49,7 @@ class Traced:
     by_place: Mapping[Place, Counter[Measure]]
     by_module: Mapping[str, Counter[Measure]]
     by_operator_and_measure: Mapping[str, Counter[Measure]]
-    uncounted: tuple[Uncounted, ...]
+    uncounted: tuple[UncountedOperator, ...]
 
     @property
     def by_stage(self) -> StageCounts:
@@ -92,7 +77,7 @@ class Traced:
         return self.by_operator.total()
 
 
-def trace(model: nn.Module, image: Tensor, split: Splitter) -> Traced:
+def trace(model: nn.Module, image: Tensor, rules: ModuleRules) -> Traced:
     """Count one forward pass of a copy of `model`.
 
     A copy, because tracing leaves traces: transformers' Swin replaces numbers among its attributes
@@ -101,7 +86,7 @@ def trace(model: nn.Module, image: Tensor, split: Splitter) -> Traced:
     Args:
         model: float32, in evaluation mode, on the CPU.
         image: one image as it takes it [1, C, H, W].
-        split: where its modules belong.
+        rules: where its modules belong.
     """
     model = copy.deepcopy(model).eval()
     names = {*HANDLES, *REASONS}
@@ -115,18 +100,18 @@ def trace(model: nn.Module, image: Tensor, split: Splitter) -> Traced:
     for (operator, measure, _), amount in inclusive[""].items():
         by_operator[operator][measure] += int(amount)
     return Traced(
-        by_place=_by_place(inclusive, split),
+        by_place=_by_place(inclusive, rules),
         by_module={name: _by_measure(amounts) for name, amounts in inclusive.items()},
         by_operator_and_measure=dict(by_operator),
         uncounted=_uncounted(by_operator),
     )
 
 
-def parameters_by_place(model: nn.Module, split: Splitter) -> Counter[Place]:
+def parameters_by_place(model: nn.Module, rules: ModuleRules) -> Counter[Place]:
     """Trainable parameters by stage and part; their sum is the model's."""
     count: Counter[Place] = Counter()
     for name, parameter in model.named_parameters():
-        count[split.locate(name)] += parameter.numel()
+        count[rules.locate(name)] += parameter.numel()
     return count
 
 
@@ -172,9 +157,14 @@ def _analysis(model: nn.Module, image: Tensor, operators: AbstractSet[str]) -> F
     )
 
 
-def _uncounted(by_operator: Mapping[str, Counter[Measure]]) -> tuple[Uncounted, ...]:
+def _uncounted(by_operator: Mapping[str, Counter[Measure]]) -> tuple[UncountedOperator, ...]:
     found = [
-        Uncounted(operator, amounts["calls"], amounts["elements"], REASONS.get(operator))
+        UncountedOperator(
+            operator=operator,
+            calls=amounts["calls"],
+            elements=amounts["elements"],
+            reason=REASONS.get(operator),
+        )
         for operator, amounts in by_operator.items()
         if operator not in HANDLES
     ]
@@ -189,11 +179,11 @@ def _by_measure(amounts: Mapping[_Key, float]) -> Counter[Measure]:
 
 
 def _by_place(
-    inclusive: Mapping[str, Counter[_Key]], split: Splitter
+    inclusive: Mapping[str, Counter[_Key]], rules: ModuleRules
 ) -> dict[Place, Counter[Measure]]:
     found: defaultdict[Place, Counter[Measure]] = defaultdict(Counter)
     for name, amounts in _exclusive(inclusive).items():
-        place = split.locate(name)
+        place = rules.locate(name)
         for (_, measure, part), amount in amounts.items():
             where = place if part is None else Place(place.stage, part)
             found[where][measure] += int(amount)

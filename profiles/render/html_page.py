@@ -9,11 +9,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lavit_deploy.common.atomic_files import write_text
+from lavit_deploy.profiles.render.charts import Chart, charts
 from lavit_deploy.profiles.render.markdown import verdict
-from lavit_deploy.profiles.render.svg import Chart, charts
 from lavit_deploy.profiles.report.caveats import limits, uncounted
+from lavit_deploy.profiles.report.machine import describe
 from lavit_deploy.profiles.report.schema import Report
-from lavit_deploy.profiles.timing.machine import describe
 
 
 def write_html(report: Report, path: Path) -> None:

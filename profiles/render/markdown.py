@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from lavit_deploy.profiles.report.caveats import limits, uncounted
-from lavit_deploy.profiles.report.records import TimeSplit
-from lavit_deploy.profiles.report.schema import Comparison, ModelReport, Report, Timing
-from lavit_deploy.profiles.timing.machine import describe
+from lavit_deploy.profiles.report.machine import describe
+from lavit_deploy.profiles.report.schema import ModelReport, Report
+from lavit_deploy.profiles.report.times import Comparison, TimeSplit, Timing
 
 
 def page(report: Report) -> str:

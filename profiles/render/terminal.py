@@ -7,13 +7,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from lavit_deploy.profiles.counting.parts import OTHER, PARTS, TITLES
-from lavit_deploy.profiles.render.cost_tables import cost_tables
 from lavit_deploy.profiles.render.markdown import verdict
+from lavit_deploy.profiles.render.terminal_costs import cost_tables
 from lavit_deploy.profiles.report.caveats import limits, uncounted
 from lavit_deploy.profiles.report.diff import Difference
-from lavit_deploy.profiles.report.records import Peaks
-from lavit_deploy.profiles.report.schema import ModelReport, Report, Timing
-from lavit_deploy.profiles.timing.machine import describe
+from lavit_deploy.profiles.report.machine import Peaks, describe
+from lavit_deploy.profiles.report.schema import ModelReport, Report
+from lavit_deploy.profiles.report.times import Timing
 
 _NARROWEST = 130
 """Width for output that is no terminal: at 80 columns most cells would be broken into lines."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from lavit_deploy.profiles.report.schema import ModelReport, Report, Timing
+from lavit_deploy.profiles.report.schema import ModelReport, Report
+from lavit_deploy.profiles.report.times import Timing
 
 Verdict = Literal["slower", "faster", "no clear change", "missing", "added", "changed"]
 _FAILING: frozenset[Verdict] = frozenset({"slower", "missing"})

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from lavit_deploy.profiles.report.records import Cell, Peaks, RooflinePoint, TimeSplit
+from lavit_deploy.profiles.report.costs import Cell
+from lavit_deploy.profiles.report.machine import Peaks, RooflinePoint
 from lavit_deploy.profiles.report.schema import ModelReport
+from lavit_deploy.profiles.report.times import TimeSplit
 
 _WEIGHT_BYTES = 4
 _WIDTHS = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5}

@@ -1,4 +1,4 @@
-"""The report as data: a pydantic model for JSON, and its rows for CSV."""
+"""A whole report: a pydantic model for JSON, and its rows for CSV."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.manifest import Device
-from lavit_deploy.profiles.report.records import (
-    BatchLimit,
+from lavit_deploy.profiles.report.costs import (
     Cell,
+    Counts,
     Growth,
-    MachineState,
     ModuleCost,
     OperatorCost,
-    Peaks,
-    RooflinePoint,
-    TimeSplit,
+    PublishedCounts,
 )
+from lavit_deploy.profiles.report.machine import MachineState, Peaks, RooflinePoint
+from lavit_deploy.profiles.report.record import Record
+from lavit_deploy.profiles.report.times import BatchLimit, Comparison, TimeSplit, Timing
 
 SCHEMA_VERSION: Literal[1] = 1
 """Raised whenever a reader of the version before would misunderstand a report."""
@@ -37,105 +37,7 @@ CONVENTION = (
 """The counting convention, printed with every count."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class UncountedOperator(_Record):
-    """An operator that ran and was not counted.
-
-    Attributes:
-        operator: its name in the traced graph.
-        calls: how often it runs for one image.
-        elements: elements it writes for one image.
-        reason: why it has no multiply-adds; None where that is unknown, and it may hide some.
-    """
-
-    operator: str
-    calls: int
-    elements: int
-    reason: str | None
-
-
-class Counts(_Record):
-    """Multiply-adds of one image.
-
-    Attributes:
-        total: all of them.
-        method: "traced" from the model that runs; "closed form" from an artifact's configuration.
-        closed_form: the same total by closed form, to be compared with `total`; None for an
-            architecture that has none.
-        by_part: part -> multiply-adds.
-        by_stage: stage -> part -> multiply-adds.
-        by_operator: operator -> multiply-adds; empty for a closed form.
-        uncounted: operators that were not counted.
-    """
-
-    total: int
-    method: Literal["traced", "closed form"]
-    closed_form: int | None
-    by_part: dict[str, int]
-    by_stage: dict[str, dict[str, int]]
-    by_operator: dict[str, int] = {}
-    uncounted: tuple[UncountedOperator, ...] = ()
-
-    @property
-    def unknown(self) -> tuple[UncountedOperator, ...]:
-        """Uncounted operators that may be matrix products or convolutions."""
-        return tuple(operator for operator in self.uncounted if operator.reason is None)
-
-
-class PublishedCounts(_Record):
-    """What the authors print.
-
-    Attributes:
-        parameters_m: parameters, millions.
-        gflops: multiply-adds, 10^9.
-        source: where.
-    """
-
-    parameters_m: float
-    gflops: float
-    source: str
-
-
-class Timing(_Record):
-    """One batch size of one model.
-
-    Attributes:
-        batch: images per call.
-        calls: timed calls.
-        turns: turns that they were taken in.
-        warmup_calls: untimed calls before the first turn.
-        settled: whether the warm-up ended stable.
-        median_ms: latency of a call, the median over turns of their medians, milliseconds.
-        median_low_ms: lower end of its 95 % confidence interval; None for too few turns.
-        median_high_ms: upper end.
-        p50_ms: 50th percentile over all calls; None for fewer than 2 calls.
-        p90_ms: 90th percentile; None for fewer than 10 calls.
-        p95_ms: 95th percentile; None for fewer than 20 calls.
-        p99_ms: 99th percentile; None for fewer than 100 calls.
-        images_per_second: batch divided by the median.
-        peak_memory_bytes: most bytes of tensors alive at once, without weights; None if unknown.
-    """
-
-    batch: int = Field(ge=1)
-    calls: int
-    turns: int
-    warmup_calls: int
-    settled: bool
-    median_ms: float
-    median_low_ms: float | None
-    median_high_ms: float | None
-    p50_ms: float | None = None
-    p90_ms: float | None = None
-    p95_ms: float | None
-    p99_ms: float | None
-    images_per_second: float
-    peak_memory_bytes: int | None
-
-
-class ModelReport(_Record):
+class ModelReport(Record):
     """One model.
 
     Attributes:
@@ -181,30 +83,7 @@ class ModelReport(_Record):
     timings: tuple[Timing, ...] = ()
 
 
-class Comparison(_Record):
-    """Two models at one batch size.
-
-    Attributes:
-        model: the first.
-        reference: the second.
-        batch: images per call.
-        speedup: how many times faster the first is: the median over rounds of the reference's
-            latency over the first's.
-        low: lower end of its 95 % confidence interval; None for too few turns.
-        high: upper end.
-        winner: the faster model, None inside the noise.
-    """
-
-    model: str
-    reference: str
-    batch: int
-    speedup: float
-    low: float | None
-    high: float | None
-    winner: str | None
-
-
-class Report(_Record):
+class Report(Record):
     """A whole run of `lavit-profile`.
 
     Attributes:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from lavit_deploy.manifest import Device
-from lavit_deploy.profiles.report.records import MatrixPeak, Peaks
-from lavit_deploy.profiles.timing.runners import DTYPES, torch_threads
-from lavit_deploy.profiles.timing.timing import Notify
+from lavit_deploy.profiles.report.machine import MatrixPeak, Peaks
+from lavit_deploy.profiles.timing.torch_runner import DTYPES, torch_threads
+from lavit_deploy.profiles.timing.turns import Notify
 
 _SIZES: dict[Device, tuple[int, ...]] = {"cpu": (256, 1024, 2048), "cuda": (1024, 4096, 8192)}
 _COPIED: dict[Device, int] = {"cpu": 256 * 2**20, "cuda": 2**30}

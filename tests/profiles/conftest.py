@@ -3,7 +3,11 @@ import torch
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.export.cli import main as export
-from lavit_deploy.profiles.timing.timing import Runner
+from lavit_deploy.profiles.session import Session
+from lavit_deploy.profiles.subjects.names import resolve
+from lavit_deploy.profiles.subjects.profiled_model import RunSettings
+from lavit_deploy.profiles.timing.runner import Runner
+from lavit_deploy.profiles.timing.turns import BatchTimings, TimingPlan, WarmUp
 from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
 
 
@@ -63,3 +67,32 @@ def tiny_bundle(tiny_checkpoint_file, tmp_path_factory):
     )
     assert code == 0
     return Bundle.open(out)
+
+
+@pytest.fixture(scope="session")
+def unfinished_session():
+    """Two models with made-up timings at two batch sizes, the second one unfinished."""
+    names = ("lavit_micro", "pvt_v2_b1")
+    settings = RunSettings()
+    session = Session(
+        [resolve(name, settings) for name in names],
+        settings,
+        TimingPlan(),
+        comparisons=[("lavit_micro", "pvt_v2_b1"), ("pvt_v2_b1", "lavit_micro")],
+    )
+    session.count(strict=True)
+    done, started = BatchTimings(1), BatchTimings(4)
+    for name, seconds in zip(names, (0.1, 0.2), strict=True):
+        done.warmups[name], done.peak_memory[name] = WarmUp(8, settled=True), 1000
+        done.turns[name] = [[seconds] * 3 for _ in range(7)]
+    started.warmups["lavit_micro"] = WarmUp(9, settled=False)
+    started.peak_memory["lavit_micro"] = None
+    started.turns["lavit_micro"] = [[0.5, 0.4, 0.6]]
+    session.batches += [done, started]
+    return session
+
+
+@pytest.fixture(scope="session")
+def unfinished_report(unfinished_session):
+    """Two models with made-up timings at two batch sizes, the second one unfinished."""
+    return unfinished_session.report(complete=False)

@@ -8,10 +8,13 @@ import pytest
 
 from lavit_deploy.common.errors import InferenceError, ProfileError, UsageError
 from lavit_deploy.profiles import cli
-from lavit_deploy.profiles.report.schema import Report, UncountedOperator
-from lavit_deploy.profiles.subjects.subjects import Settings, _TorchSubject, resolve
+from lavit_deploy.profiles.report.costs import UncountedOperator
+from lavit_deploy.profiles.report.schema import Report
+from lavit_deploy.profiles.subjects.names import resolve
+from lavit_deploy.profiles.subjects.profiled_model import RunSettings
+from lavit_deploy.profiles.subjects.torch_model import TorchModel
 from lavit_deploy.profiles.timing import machine_peaks
-from lavit_deploy.profiles.timing.runners import TorchRunner
+from lavit_deploy.profiles.timing.torch_runner import TorchRunner
 
 QUICK = ["--runs", "3", "--threads", "1"]
 
@@ -137,15 +140,15 @@ def test_ctrl_c_writes_what_was_measured_and_ends_with_130(monkeypatch, tmp_path
 
 def _settled_at_once(runners, plan, result, notify):
     """`time_batch` with a warm-up of exactly eight calls, so that calls can be counted."""
-    from lavit_deploy.profiles.timing import timing
+    from lavit_deploy.profiles.timing import turns
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "_SETTLED", float("inf"))
-        timing.time_batch(runners, plan, result, notify)
+        patch.setattr(turns, "_SETTLED", float("inf"))
+        turns.time_batch(runners, plan, result, notify)
 
 
 def test_ctrl_c_while_counting_writes_the_models_that_were_counted(monkeypatch, tmp_path):
-    measure, seen = _TorchSubject.measure, []
+    measure, seen = TorchModel.measure, []
 
     def stop_at_the_second(self):
         seen.append(self.label)
@@ -153,7 +156,7 @@ def test_ctrl_c_while_counting_writes_the_models_that_were_counted(monkeypatch, 
             raise KeyboardInterrupt
         return measure(self)
 
-    monkeypatch.setattr(_TorchSubject, "measure", stop_at_the_second)
+    monkeypatch.setattr(TorchModel, "measure", stop_at_the_second)
     file = tmp_path / "r.json"
     assert cli.main(["lavit_micro", "lavit_t", "--json", str(file)]) == 130
     assert [model.label for model in Report.model_validate_json(file.read_text()).models] == [
@@ -172,14 +175,14 @@ def test_a_model_that_fails_keeps_what_was_measured_before(monkeypatch, tmp_path
 @pytest.fixture
 def measured(monkeypatch):
     """Change what the models' counts come out as."""
-    measure = _TorchSubject.measure
+    measure = TorchModel.measure
 
     def change(**values):
         def changed(self):
             report = measure(self)
             return report.model_copy(update={"counts": report.counts.model_copy(update=values)})
 
-        monkeypatch.setattr(_TorchSubject, "measure", changed)
+        monkeypatch.setattr(TorchModel, "measure", changed)
 
     return change
 
@@ -292,7 +295,7 @@ def test_a_roofline_a_curve_and_the_page_come_from_one_run(quick_peaks, tmp_path
 
 
 def test_a_runtime_behind_a_name_applies_to_that_model_alone():
-    settings = Settings(threads=1)
+    settings = RunSettings(threads=1)
     compiled = resolve("lavit_micro@torch-compile", settings)
     assert (compiled.label, compiled.measure().runtime) == (
         "lavit_micro@torch-compile",
@@ -303,4 +306,4 @@ def test_a_runtime_behind_a_name_applies_to_that_model_alone():
 
 def test_a_bundles_artifact_takes_no_other_runtime(tiny_bundle):
     with pytest.raises(UsageError, match="runtime of its own"):
-        resolve(f"{tiny_bundle.path}@torch-compile", Settings())
+        resolve(f"{tiny_bundle.path}@torch-compile", RunSettings())

@@ -5,8 +5,11 @@ import pytest
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.profiles import paper_table2
 from lavit_deploy.profiles.baselines import TABLE_2
-from lavit_deploy.profiles.report.schema import Counts, ModelReport, Timing
-from lavit_deploy.profiles.subjects.subjects import Settings, resolve
+from lavit_deploy.profiles.report.costs import Counts
+from lavit_deploy.profiles.report.schema import ModelReport
+from lavit_deploy.profiles.report.times import Timing
+from lavit_deploy.profiles.subjects.names import resolve
+from lavit_deploy.profiles.subjects.profiled_model import RunSettings
 
 
 def model(label, gflops=1.0, speed=10.0):
@@ -34,7 +37,7 @@ def report():
     """A report of the smallest model there is, whose models tests replace."""
     from lavit_deploy.profiles.session import Session
 
-    session = Session(subjects=[resolve("lavit_micro", Settings())], settings=Settings(), plan=None)
+    session = Session([resolve("lavit_micro", RunSettings())], settings=RunSettings(), plan=None)
     session.count()
     return session.report(complete=True)
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from lavit_deploy.profiles.breakdown.module_times import ModuleTimes
-from lavit_deploy.profiles.counting.parts import Rule, Splitter
+from lavit_deploy.profiles.counting.module_rules import ModuleRules, Rule
 
-SPLITTER = Splitter((Rule(r"slow", "mlp"), Rule(r"outer\.inner", "patch_embed")))
+SPLITTER = ModuleRules((Rule(r"slow", "mlp"), Rule(r"outer\.inner", "patch_embed")))
 
 
 class Sleep(nn.Module):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lavit_deploy.common.errors import ProfileError
 from lavit_deploy.kernels import less_attention as kernels
-from lavit_deploy.profiles.baselines.module_rules import SPLITS
+from lavit_deploy.profiles.counting.lavit import LAVIT_MODULES
 from lavit_deploy.profiles.counting.trace import trace
 
 sizes = st.integers(1, 5)
@@ -29,7 +29,7 @@ class Function(nn.Module):
 
 
 def counted(function, *shape):
-    return trace(Function(function), torch.zeros(shape), SPLITS["lavit"])
+    return trace(Function(function), torch.zeros(shape), LAVIT_MODULES)
 
 
 @settings(max_examples=25, deadline=None)
@@ -88,24 +88,24 @@ def test_a_convolution_counts_a_filter_for_every_output(
     convolution = nn.Conv2d(
         groups * inputs, groups * outputs, kernel, stride, padding=1, groups=groups
     )
-    found = trace(convolution, torch.zeros(1, groups * inputs, side, side), SPLITS["lavit"])
+    found = trace(convolution, torch.zeros(1, groups * inputs, side, side), LAVIT_MODULES)
     out = (side + 2 - kernel) // stride + 1
     assert found.total == groups * outputs * out**2 * inputs * kernel**2
 
 
 def test_padding_by_name_is_counted_like_padding_by_number():
     image = torch.zeros(1, 3, 9, 9)
-    named = trace(nn.Conv2d(3, 4, 3, padding="same"), image, SPLITS["lavit"])
+    named = trace(nn.Conv2d(3, 4, 3, padding="same"), image, LAVIT_MODULES)
     assert "_convolution_mode" in named.by_operator
     assert (
         named.total
-        == trace(nn.Conv2d(3, 4, 3, padding=1), image, SPLITS["lavit"]).total
+        == trace(nn.Conv2d(3, 4, 3, padding=1), image, LAVIT_MODULES).total
         == 4 * 81 * 27
     )
 
 
 def test_a_transposed_convolution_counts_a_filter_for_every_input():
-    found = trace(nn.ConvTranspose2d(3, 4, 2, stride=2), torch.zeros(1, 3, 5, 5), SPLITS["lavit"])
+    found = trace(nn.ConvTranspose2d(3, 4, 2, stride=2), torch.zeros(1, 3, 5, 5), LAVIT_MODULES)
     assert found.total == 3 * 25 * 4 * 4
 
 

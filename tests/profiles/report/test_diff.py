@@ -3,8 +3,10 @@ import pytest
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.profiles import cli
+from lavit_deploy.profiles.report.costs import Counts
 from lavit_deploy.profiles.report.diff import difference
-from lavit_deploy.profiles.report.schema import Counts, ModelReport, Report, Timing
+from lavit_deploy.profiles.report.schema import ModelReport, Report
+from lavit_deploy.profiles.report.times import Timing
 
 HERE = Environment.here()
 

@@ -1,8 +1,10 @@
 import pytest
 
-from lavit_deploy.profiles.report.records import Cell, MatrixPeak, Peaks, TimeCell, TimeSplit
+from lavit_deploy.profiles.report.costs import Cell, Counts
+from lavit_deploy.profiles.report.machine import MatrixPeak, Peaks
 from lavit_deploy.profiles.report.roofline import moved_bytes, roofline
-from lavit_deploy.profiles.report.schema import Counts, ModelReport
+from lavit_deploy.profiles.report.schema import ModelReport
+from lavit_deploy.profiles.report.times import TimeCell, TimeSplit
 
 PEAKS = Peaks(
     products=(MatrixPeak(precision="fp32", multiply_adds_per_second=1000.0, size=8),),
