@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from lavit_deploy.common.errors import LavitError, UsageError
 from lavit_deploy.preprocess import Pixels
-from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits, Inferred, Places
-from lavit_deploy.serving.batching.padding import Buckets
+from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits
+from lavit_deploy.serving.batching.padding import PaddedSizes
+from lavit_deploy.serving.batching.picture_queue import Inferred, Reservation
 from lavit_deploy.serving.decoding.pool import Decoded, Decoders
 from lavit_deploy.serving.errors import NotReadyError, UnexpectedError, kind_of
 from lavit_deploy.serving.models.open_models import Model
@@ -69,7 +70,7 @@ class Classifier:
         self._batcher = Batcher(
             model.runtimes,
             BatchLimits(
-                buckets=Buckets.measured(
+                sizes=PaddedSizes.measured(
                     model.artifact.batch.minimum,
                     self.max_batch,
                     model.artifact.timings,
@@ -91,7 +92,7 @@ class Classifier:
     @property
     def pending(self) -> int:
         """Pictures accepted and not yet answered."""
-        return self._batcher.taken
+        return self._batcher.accepted
 
     @property
     def full(self) -> bool:
@@ -107,7 +108,7 @@ class Classifier:
         """Let the metrics show this model under its name and version."""
         gauges = Gauges(
             depth=lambda: self._batcher.depth,
-            pending=lambda: self._batcher.taken,
+            pending=lambda: self._batcher.accepted,
             predicted_wait=self._batcher.predicted_wait,
             instances=lambda: self._batcher.working,
             ready=lambda: self.unready_reason is None,
@@ -189,12 +190,12 @@ class Classifier:
             PredictedWaitError: they would not be answered before the deadline.
         """
         self._check_warm()
-        with self._batcher.places(len(pictures), deadline) as places:
+        with self._batcher.reserve(len(pictures), deadline) as reservation:
             if len(pictures) == 1:  # most requests: a task of its own would cost more than it does
-                return [await self._classify(pictures[0], top_k, places)]
+                return [await self._classify(pictures[0], top_k, reservation)]
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._classify(picture, top_k, places))
+                    group.create_task(self._classify(picture, top_k, reservation))
                     for picture in pictures
                 ]
         return [task.result() for task in tasks]
@@ -217,19 +218,21 @@ class Classifier:
             PredictedWaitError: they would not be answered before the deadline.
         """
         self._check_warm()
-        with self._batcher.places(len(pictures), deadline) as places:
+        with self._batcher.reserve(len(pictures), deadline) as reservation:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._infer(item, places)) for item in pictures]
+                tasks = [group.create_task(self._infer(item, reservation)) for item in pictures]
         return [task.result() for task in tasks]
 
-    async def _infer(self, picture: bytes | Pixels, places: Places) -> Inferred | LavitError:
+    async def _infer(
+        self, picture: bytes | Pixels, reservation: Reservation
+    ) -> Inferred | LavitError:
         lane = Timeline.current().picture()
         try:
             decode_seconds = 0.0
             if isinstance(picture, bytes):
-                decoded = await self._decode(picture, places, lane)
+                decoded = await self._decode(picture, reservation, lane)
                 picture, decode_seconds = decoded.pixels, decoded.decode_seconds
-            inferred = await _infer(picture, places, lane)
+            inferred = await _infer(picture, reservation, lane)
             check_logits(inferred.logits, len(self.classes))
         except Exception as error:  # noqa: BLE001 - costs this picture, not the service
             return self._failed(error)
@@ -240,11 +243,13 @@ class Classifier:
         if self._warm_up is None or not self._warm_up.done():
             raise NotReadyError("the model is warming up")
 
-    async def _classify(self, picture: bytes, top_k: int, places: Places) -> Ranked | LavitError:
+    async def _classify(
+        self, picture: bytes, top_k: int, reservation: Reservation
+    ) -> Ranked | LavitError:
         lane = Timeline.current().picture()
         try:
-            decoded = await self._decode(picture, places, lane)
-            inferred = await _infer(decoded.pixels, places, lane)
+            decoded = await self._decode(picture, reservation, lane)
+            inferred = await _infer(decoded.pixels, reservation, lane)
             check_logits(inferred.logits, len(self.classes))
             classes = rank(inferred.logits, top_k)
         except Exception as error:  # noqa: BLE001 - costs this picture, not the others
@@ -256,12 +261,12 @@ class Classifier:
             classes, decode_seconds, queue_seconds, inferred.infer_seconds, inferred.batch
         )
 
-    async def _decode(self, picture: bytes, places: Places, lane: Lane) -> Decoded:
+    async def _decode(self, picture: bytes, reservation: Reservation, lane: Lane) -> Decoded:
         with lane.stage(DECODE) as stage:
             try:
                 decoded = await self._decoders.decode(picture, self.model.manifest.preprocess)
             except Exception:
-                places.give_up()
+                reservation.cancel_one()
                 raise
             stage.was(QUEUE, decoded.wait_seconds)
             stage.was(DECODE, decoded.decode_seconds)
@@ -276,10 +281,10 @@ class Classifier:
         return error
 
 
-async def _infer(pixels: Pixels, places: Places, lane: Lane) -> Inferred:
+async def _infer(pixels: Pixels, reservation: Reservation, lane: Lane) -> Inferred:
     """Logits of a decoded picture, uint8 [H, W, 3], with its stages in the request's timeline."""
     with lane.stage(QUEUE) as stage:
-        inferred = await places.infer(pixels)
+        inferred = await reservation.infer(pixels)
         stage.was(QUEUE, inferred.queue_seconds)
         stage.was(INFER, inferred.infer_seconds, inferred.batch)
     return inferred
