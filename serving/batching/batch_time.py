@@ -10,7 +10,7 @@ _NEWEST = 0.2
 """Weight of the newest batch in the average that corrects the predictions."""
 
 
-class Pace:
+class BatchTimeModel:
     """Seconds of a batch by its size: measured at the warm-up, corrected by every later batch.
 
     A line through the measured sizes gives the others; one factor, the average of what batches
@@ -29,8 +29,8 @@ class Pace:
 
     def observed(self, size: int, seconds: float) -> None:
         """Correct the predictions by a batch that was served."""
-        if usual := self._usual(size):
-            self._slowness += _NEWEST * (seconds / usual - self._slowness)
+        if unloaded := self._unloaded(size):
+            self._slowness += _NEWEST * (seconds / unloaded - self._slowness)
 
     def seconds(
         self, pictures: int, max_batch: int, *, idle: bool = False, instances: int = 1
@@ -46,13 +46,13 @@ class Pace:
                 ever run that corrects it.
         """
         full, rest = divmod(pictures, max_batch)
-        of_full = self._usual(max_batch)
+        of_full = self._unloaded(max_batch)
         # The rest begins when the first instance is free, maybe beside the last full batches.
-        ends = full // instances * of_full + (self._usual(rest) if rest else 0.0)
-        usual = max(math.ceil(full / instances) * of_full, ends)
-        return usual if idle else self._slowness * usual
+        ends = full // instances * of_full + (self._unloaded(rest) if rest else 0.0)
+        unloaded = max(math.ceil(full / instances) * of_full, ends)
+        return unloaded if idle else self._slowness * unloaded
 
-    def _usual(self, size: int) -> float:
+    def _unloaded(self, size: int) -> float:
         """Time of a batch that was not slowed down; every request asks for some of them."""
         if size not in self._known:
             self._known[size] = self._between(size)

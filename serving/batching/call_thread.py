@@ -33,7 +33,7 @@ class _Call(Generic[T]):
             self.answer.set_result(result)
 
 
-class Worker:
+class CallThread:
     """One daemon thread, so that a call that never returns cannot keep the process alive.
 
     Args:

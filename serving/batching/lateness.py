@@ -1,4 +1,4 @@
-"""What predictions of a wait leave out, learnt from how long answers really took."""
+"""What predictions of a wait leave out: a quantile of how late answers really were."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import deque
 _SHARE = 0.95
 
 
-class Slack:
+class LatenessQuantile:
     """How much longer than predicted an answer may take: the upper end of what the last ones did.
 
     A prediction counts batches. Decoding, the event loop and a batch that is still forming come on
@@ -31,12 +31,12 @@ class Slack:
         """The excess, seconds, that 95 % of the last answers stayed within; 0 without any."""
         return self._seconds
 
-    def took(self, seconds: float, *, predicted: float) -> None:
+    def observe(self, seconds: float, *, predicted: float) -> None:
         """Learn from an answer, also from one that came too late to be sent.
 
         Args:
             seconds: from its admission.
-            predicted: what was predicted then, without slack.
+            predicted: what was predicted then, by batches alone.
         """
         if len(self._excess) == self._memory:
             del self._ranked[bisect_left(self._ranked, self._excess.popleft())]

@@ -13,7 +13,7 @@ measurement differ by a few per cent."""
 
 
 @dataclass(frozen=True)
-class Buckets:
+class PaddedSizes:
     """Batch sizes of one artifact.
 
     Attributes:
@@ -29,8 +29,8 @@ class Buckets:
     @classmethod
     def measured(
         cls, minimum: int, maximum: int, timings: Iterable[Timing], threads: int | None
-    ) -> Buckets:
-        """Buckets by the timings that were measured with so many threads (None: all)."""
+    ) -> PaddedSizes:
+        """Sizes by the timings that were measured with so many threads (None: all)."""
         milliseconds = {item.batch: item.median_ms for item in timings if item.threads == threads}
         return cls(minimum, maximum, milliseconds)
 
@@ -51,8 +51,8 @@ class Buckets:
         worth = self.milliseconds[best] < _WORTH * self.milliseconds[max(smaller)]
         return best if worth else size
 
-    def sizes(self) -> list[int]:
-        """What to run at the warm-up: the smallest, the largest, and every size padded to."""
+    def to_warm_up(self) -> list[int]:
+        """Sizes to run at the warm-up: the smallest, the largest, and every one padded to."""
         smallest = max(1, self.minimum)
         padded = {
             self.padded(size) for size in range(smallest, self.maximum) if self.padded(size) != size

@@ -11,7 +11,7 @@ from lavit_deploy.common.errors import InferenceError
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime
 from lavit_deploy.serving.batching.backoff import Backoff
-from lavit_deploy.serving.batching.call_thread import Worker
+from lavit_deploy.serving.batching.call_thread import CallThread
 
 _log = logging.getLogger("serving.instance")
 
@@ -34,16 +34,16 @@ class _Opened:
     def __init__(self, name: str, runtime: Runtime | None) -> None:
         self.stuck = False
         self._runtime = runtime
-        self._worker = Worker(name)
+        self._thread = CallThread(name)
 
     async def open(self, opener: Callable[[], Runtime]) -> None:
-        await self._within(_REOPENING, self._worker.run(self._open, opener))
+        await self._within(_REOPENING, self._thread.run(self._open, opener))
 
     def _open(self, opener: Callable[[], Runtime]) -> None:
         self._runtime = opener()
 
     async def infer(self, images: Pixels, seconds: float | None) -> Logits:
-        return await self._within(seconds, self._worker.run(self._infer, images))
+        return await self._within(seconds, self._thread.run(self._infer, images))
 
     def _infer(self, images: Pixels) -> Logits:
         if self._runtime is None:
@@ -71,9 +71,9 @@ class _Opened:
             Whether the thread has ended.
         """
         if self.stuck:
-            self._worker.abandon(self._close)
-            return await asyncio.to_thread(self._worker.join, timeout)
-        ended = await asyncio.to_thread(self._worker.stop, timeout)
+            self._thread.abandon(self._close)
+            return await asyncio.to_thread(self._thread.join, timeout)
+        ended = await asyncio.to_thread(self._thread.stop, timeout)
         if ended:
             await asyncio.to_thread(self._close)
         return ended
@@ -84,7 +84,7 @@ class _Opened:
         self._runtime = None
 
 
-class Instance:
+class RuntimeInstance:
     """Runs batches one at a time, and comes back after a fault.
 
     Broken is a runtime after some failed batches in a row, or a batch that did not come back.
@@ -97,7 +97,7 @@ class Instance:
         black: batches to warm up with, [B, H, W, 3] each.
         seconds: longest time of a batch.
         backoff: delays before opening again.
-        restarted: told of every attempt to open it again, and whether it succeeded.
+        on_restart: told of every attempt to open it again, and whether it succeeded.
 
     Attributes:
         busy: whether a batch is under way.
@@ -113,7 +113,7 @@ class Instance:
         black: Sequence[Pixels],
         seconds: float,
         backoff: Backoff,
-        restarted: Callable[[bool], None],
+        on_restart: Callable[[bool], None],
     ) -> None:
         self._name = name
         self._opened = _Opened(name, runtime)
@@ -121,7 +121,7 @@ class Instance:
         self._black = black
         self._seconds = seconds
         self._backoff = backoff
-        self._restarted = restarted
+        self._on_restart = on_restart
         self._failures = 0
         self._restart: asyncio.Task[None] | None = None
         self.busy = False
@@ -180,13 +180,13 @@ class Instance:
                 await self._open_again()
             except Exception:  # noqa: BLE001 - whatever it is, there is another attempt
                 _log.exception("%s cannot be opened again yet", self._name)
-                self._restarted(False)
+                self._on_restart(False)
             else:
                 break
         self._failures = 0
         self.fault = None
         _log.info("%s works again", self._name)
-        self._restarted(True)
+        self._on_restart(True)
 
     async def _open_again(self) -> None:
         # First, so that its memory is free; nothing is to be expected of one that is stuck.

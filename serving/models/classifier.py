@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from heapq import nlargest
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from lavit_deploy.common.errors import InferenceError, LavitError, UsageError
+from lavit_deploy.common.errors import LavitError, UsageError
 from lavit_deploy.preprocess import Pixels
-from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits, Inferred, Places
-from lavit_deploy.serving.batching.padding import Buckets
+from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits
+from lavit_deploy.serving.batching.padding import PaddedSizes
+from lavit_deploy.serving.batching.picture_queue import Inferred, Reservation
 from lavit_deploy.serving.decoding.pool import Decoded, Decoders
 from lavit_deploy.serving.errors import NotReadyError, UnexpectedError, kind_of
 from lavit_deploy.serving.models.open_models import Model
+from lavit_deploy.serving.models.ranking import RankedClasses, check_logits, rank
 from lavit_deploy.serving.settings.settings import Settings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.telemetry.model_metrics import Gauges
 from lavit_deploy.serving.telemetry.timeline import DECODE, INFER, QUEUE, Lane, Timeline
-from lavit_deploy.serving.wire.problem import picture_problem
-from lavit_deploy.serving.wire.schemas import (
-    ClassifiedPicture,
-    FailedPicture,
-    PictureTiming,
-    Prediction,
-)
-from lavit_deploy.serving.wire.uploads import Upload
 
 _log = logging.getLogger("serving.classifier")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What a model says about one picture, and where its time went.
+
+    Attributes:
+        classes: class and probability, most likely first.
+        decode_seconds: decoding, resizing and cropping.
+        queue_seconds: waiting for a decoder and for the runtime.
+        infer_seconds: its batch in the runtime.
+        batch: pictures in that batch.
+    """
+
+    classes: RankedClasses
+    decode_seconds: float
+    queue_seconds: float
+    infer_seconds: float
+    batch: int
 
 
 class Classifier:
@@ -59,7 +70,7 @@ class Classifier:
         self._batcher = Batcher(
             model.runtimes,
             BatchLimits(
-                buckets=Buckets.measured(
+                sizes=PaddedSizes.measured(
                     model.artifact.batch.minimum,
                     self.max_batch,
                     model.artifact.timings,
@@ -81,7 +92,7 @@ class Classifier:
     @property
     def pending(self) -> int:
         """Pictures accepted and not yet answered."""
-        return self._batcher.taken
+        return self._batcher.accepted
 
     @property
     def full(self) -> bool:
@@ -97,7 +108,7 @@ class Classifier:
         """Let the metrics show this model under its name and version."""
         gauges = Gauges(
             depth=lambda: self._batcher.depth,
-            pending=lambda: self._batcher.taken,
+            pending=lambda: self._batcher.accepted,
             predicted_wait=self._batcher.predicted_wait,
             instances=lambda: self._batcher.working,
             ready=lambda: self.unready_reason is None,
@@ -160,17 +171,18 @@ class Classifier:
         self.drained = await self._batcher.close(timeout)
 
     async def classify(
-        self, pictures: tuple[Upload, ...], top_k: int, deadline: float | None = None
-    ) -> list[ClassifiedPicture | FailedPicture]:
+        self, pictures: Sequence[bytes], top_k: int, deadline: float | None = None
+    ) -> list[Ranked | LavitError]:
         """Classify some pictures together.
 
         Args:
-            pictures: at least one.
+            pictures: at least one, encoded.
             top_k: classes to answer with, 1..K.
             deadline: when they must be answered, on the event loop's clock; None: whenever.
 
         Returns:
-            One result for each picture, in order; a failed one does not hold the others up.
+            For each picture in order, its classes, or why there are none; a failed one does not
+            hold the others up, and is counted among the errors.
 
         Raises:
             NotReadyError: warming up or stopping.
@@ -178,18 +190,18 @@ class Classifier:
             PredictedWaitError: they would not be answered before the deadline.
         """
         self._check_warm()
-        with self._batcher.places(len(pictures), deadline) as places:
+        with self._batcher.reserve(len(pictures), deadline) as reservation:
             if len(pictures) == 1:  # most requests: a task of its own would cost more than it does
-                return [await self._classify(0, pictures[0], top_k, places)]
+                return [await self._classify(pictures[0], top_k, reservation)]
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._classify(index, picture, top_k, places))
-                    for index, picture in enumerate(pictures)
+                    group.create_task(self._classify(picture, top_k, reservation))
+                    for picture in pictures
                 ]
         return [task.result() for task in tasks]
 
     async def infer(
-        self, pictures: tuple[Upload | Pixels, ...], deadline: float | None = None
+        self, pictures: Sequence[bytes | Pixels], deadline: float | None = None
     ) -> list[Inferred | LavitError]:
         """Logits of some pictures, encoded or as uint8 [H, W, 3] of the model's size.
 
@@ -206,26 +218,24 @@ class Classifier:
             PredictedWaitError: they would not be answered before the deadline.
         """
         self._check_warm()
-        with self._batcher.places(len(pictures), deadline) as places:
+        with self._batcher.reserve(len(pictures), deadline) as reservation:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._infer(item, places)) for item in pictures]
+                tasks = [group.create_task(self._infer(item, reservation)) for item in pictures]
         return [task.result() for task in tasks]
 
-    async def _infer(self, picture: Upload | Pixels, places: Places) -> Inferred | LavitError:
+    async def _infer(
+        self, picture: bytes | Pixels, reservation: Reservation
+    ) -> Inferred | LavitError:
         lane = Timeline.current().picture()
         try:
             decode_seconds = 0.0
-            if isinstance(picture, Upload):
-                decoded = await self._decode(picture, places, lane)
+            if isinstance(picture, bytes):
+                decoded = await self._decode(picture, reservation, lane)
                 picture, decode_seconds = decoded.pixels, decoded.decode_seconds
-            inferred = await _infer(picture, places, lane)
-            self._check_logits(inferred.logits)
-        except LavitError as error:
-            self._errors.error(kind_of(error))
-            return error
-        except Exception:  # noqa: BLE001 - costs this request, not the service
-            _log.exception("unexpected while inferring a picture")
-            return UnexpectedError("the service failed on this picture; the log says why")
+            inferred = await _infer(picture, reservation, lane)
+            check_logits(inferred.logits, len(self.classes))
+        except Exception as error:  # noqa: BLE001 - costs this picture, not the service
+            return self._failed(error)
         self._metrics.picture(decode_seconds=decode_seconds, queue_seconds=inferred.queue_seconds)
         return inferred
 
@@ -234,70 +244,47 @@ class Classifier:
             raise NotReadyError("the model is warming up")
 
     async def _classify(
-        self, index: int, picture: Upload, top_k: int, places: Places
-    ) -> ClassifiedPicture | FailedPicture:
+        self, picture: bytes, top_k: int, reservation: Reservation
+    ) -> Ranked | LavitError:
         lane = Timeline.current().picture()
         try:
-            decoded = await self._decode(picture, places, lane)
-            inferred = await _infer(decoded.pixels, places, lane)
-            predictions = self._predictions(inferred.logits, top_k)
-        except LavitError as error:
-            return self._failed(index, picture, error)
-        except Exception:  # noqa: BLE001 - costs this picture, not the others
-            _log.exception("unexpected while classifying picture %d", index)
-            unexpected = UnexpectedError("the service failed on this picture; the log says why")
-            return self._failed(index, picture, unexpected)
-        timing = self._timing(decoded, inferred)
-        return ClassifiedPicture(
-            index=index, name=picture.name, predictions=predictions, timing=timing
+            decoded = await self._decode(picture, reservation, lane)
+            inferred = await _infer(decoded.pixels, reservation, lane)
+            check_logits(inferred.logits, len(self.classes))
+            classes = rank(inferred.logits, top_k)
+        except Exception as error:  # noqa: BLE001 - costs this picture, not the others
+            return self._failed(error)
+        decode_seconds = decoded.decode_seconds
+        queue_seconds = decoded.wait_seconds + inferred.queue_seconds
+        self._metrics.picture(decode_seconds=decode_seconds, queue_seconds=queue_seconds)
+        return Ranked(
+            classes, decode_seconds, queue_seconds, inferred.infer_seconds, inferred.batch
         )
 
-    async def _decode(self, picture: Upload, places: Places, lane: Lane) -> Decoded:
+    async def _decode(self, picture: bytes, reservation: Reservation, lane: Lane) -> Decoded:
         with lane.stage(DECODE) as stage:
             try:
-                decoded = await self._decoders.decode(picture.data, self.model.manifest.preprocess)
+                decoded = await self._decoders.decode(picture, self.model.manifest.preprocess)
             except Exception:
-                places.give_up()
+                reservation.cancel_one()
                 raise
             stage.was(QUEUE, decoded.wait_seconds)
             stage.was(DECODE, decoded.decode_seconds)
         return decoded
 
-    def _failed(self, index: int, picture: Upload, error: LavitError) -> FailedPicture:
+    def _failed(self, error: Exception) -> LavitError:
+        """Count why a picture was not classified; a fault of ours is told to the log alone."""
+        if not isinstance(error, LavitError):
+            _log.error("unexpected while classifying a picture", exc_info=error)
+            error = UnexpectedError("the service failed on this picture; the log says why")
         self._errors.error(kind_of(error))
-        return FailedPicture(index=index, name=picture.name, error=picture_problem(error))
-
-    def _predictions(self, logits: npt.NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
-        """The most likely classes, equal ones in the model's order."""
-        self._check_logits(logits)
-        exponentials = np.exp(logits.astype(np.float64) - np.float64(logits.max()))
-        probabilities: list[float] = (exponentials / exponentials.sum()).tolist()
-        # numpy's sort gives the interpreter's lock away and waits for decoders to get it back.
-        best = nlargest(top_k, range(len(probabilities)), key=probabilities.__getitem__)
-        return tuple(
-            Prediction(label=self.classes[index], index=index, probability=probabilities[index])
-            for index in best
-        )
-
-    def _check_logits(self, logits: npt.NDArray[np.float32]) -> None:
-        if logits.shape != (len(self.classes),) or not np.isfinite(logits).all():
-            raise InferenceError("the model gave no usable numbers for this picture")
-
-    def _timing(self, decoded: Decoded, inferred: Inferred) -> PictureTiming:
-        queue_seconds = decoded.wait_seconds + inferred.queue_seconds
-        self._metrics.picture(decode_seconds=decoded.decode_seconds, queue_seconds=queue_seconds)
-        return PictureTiming(
-            decode_ms=round(decoded.decode_seconds * 1e3, 3),
-            queue_ms=round(queue_seconds * 1e3, 3),
-            infer_ms=round(inferred.infer_seconds * 1e3, 3),
-            batch=inferred.batch,
-        )
+        return error
 
 
-async def _infer(pixels: Pixels, places: Places, lane: Lane) -> Inferred:
+async def _infer(pixels: Pixels, reservation: Reservation, lane: Lane) -> Inferred:
     """Logits of a decoded picture, uint8 [H, W, 3], with its stages in the request's timeline."""
     with lane.stage(QUEUE) as stage:
-        inferred = await places.infer(pixels)
+        inferred = await reservation.infer(pixels)
         stage.was(QUEUE, inferred.queue_seconds)
         stage.was(INFER, inferred.infer_seconds, inferred.batch)
     return inferred

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from lavit_deploy.serving.models.classifier import Classifier
-from lavit_deploy.serving.wire.schemas import ModelEntry
+from lavit_deploy.serving.models.status import ModelStatus
 
 
 class Models(Protocol):
@@ -29,5 +29,5 @@ class Models(Protocol):
             UnknownModelError: there is none of that name and version.
         """
 
-    def listing(self) -> tuple[ModelEntry, ...]:
+    def listing(self) -> tuple[ModelStatus, ...]:
         """What there is, the default first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.measurement import retune, save
@@ -13,9 +13,9 @@ from lavit_deploy.bundle.open import open_artifact
 from lavit_deploy.bundle.selection import Choice, Wish, choose
 from lavit_deploy.manifest import Artifact, Manifest
 from lavit_deploy.runtimes.base import Runtime
+from lavit_deploy.serving.models.status import ModelIdentity
 from lavit_deploy.serving.settings.model_source import Key, ModelSource, keys_of
 from lavit_deploy.serving.settings.settings import Settings
-from lavit_deploy.serving.wire.schemas import ModelId
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Model:
     reopen: Callable[[], Runtime]
     choice: Choice
 
-    @property
-    def id(self) -> ModelId:
+    @cached_property
+    def id(self) -> ModelIdentity:
         """What answers name it by."""
-        return ModelId(
+        return ModelIdentity(
             name=self.key.name,
             version=self.key.version,
             artifact=self.artifact.name,

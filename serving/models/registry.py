@@ -25,10 +25,10 @@ from lavit_deploy.serving.errors import (
 )
 from lavit_deploy.serving.models.classifier import Classifier
 from lavit_deploy.serving.models.open_models import Model, open_model
+from lavit_deploy.serving.models.status import ModelStatus
 from lavit_deploy.serving.settings.model_source import Key, ModelSource, keys_of
 from lavit_deploy.serving.settings.settings import Settings
 from lavit_deploy.serving.telemetry.metrics import Metrics
-from lavit_deploy.serving.wire.schemas import AdminEntry, ModelEntry
 
 _log = logging.getLogger("serving.registry")
 
@@ -57,13 +57,15 @@ class _Served:
             if not self.leases:
                 self.free.set()
 
-    def entry(self, *, default: bool) -> ModelEntry:
+    def status(self, *, default: bool) -> ModelStatus:
         model = self.classifier.model
-        return ModelEntry(
-            **model.id.model_dump(),
+        return ModelStatus(
+            **vars(model.id),
             default=default,
-            ready=self.classifier.unready_reason is None,
             classes=len(self.classifier.classes),
+            bundle=model.source.path,
+            pending=self.classifier.pending,
+            unready_reason=self.classifier.unready_reason,
         )
 
 
@@ -143,22 +145,10 @@ class Registry:
         with self._find(name, version).lease() as classifier:
             yield classifier
 
-    def listing(self) -> tuple[ModelEntry, ...]:
+    def listing(self) -> tuple[ModelStatus, ...]:
         """As of `Models`."""
         every = self._served.values()
-        return tuple(served.entry(default=not index) for index, served in enumerate(every))
-
-    def details(self) -> tuple[AdminEntry, ...]:
-        """The listing with what only operators should see."""
-        return tuple(
-            AdminEntry(
-                **entry.model_dump(),
-                bundle=str(served.classifier.model.source.path),
-                reason=served.classifier.unready_reason,
-                pending=served.classifier.pending,
-            )
-            for entry, served in zip(self.listing(), self._served.values(), strict=True)
-        )
+        return tuple(served.status(default=not index) for index, served in enumerate(every))
 
     def start(self) -> None:
         """Warm the models up, one after the other; returns at once. Later calls do nothing."""
@@ -204,7 +194,7 @@ class Registry:
             self.drained &= not left
         self._decoders.close()
 
-    async def load(self, source: ModelSource, *, default: bool = False) -> ModelEntry:
+    async def load(self, source: ModelSource, *, default: bool = False) -> ModelStatus:
         """Open a bundle, check it, warm it up, and serve it under its name and version.
 
         A model of the same name and version serves until then, finishes what it holds, and is
@@ -224,7 +214,7 @@ class Registry:
             if default:
                 first = {key: self._served[key]}
                 self._served = first | self._served
-            return served.entry(default=key == next(iter(self._served)))
+            return served.status(default=key == next(iter(self._served)))
 
     async def unload(self, name: str, version: str) -> None:
         """Take a model out of service; it finishes what it holds, then it is closed.
@@ -368,5 +358,6 @@ def _facts(served: _Served) -> dict[str, str]:
     model = served.classifier.model
     return {
         "bundle": str(model.source.path),
-        **model.id.model_dump(include={"artifact", "checkpoint"}),
+        "artifact": model.id.artifact,
+        "checkpoint": model.id.checkpoint,
     }

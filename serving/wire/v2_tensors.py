@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.serving.errors import MalformedTensorError, NoPictureError, TooManyPicturesError
 from lavit_deploy.serving.wire.json_body import from_base64
-from lavit_deploy.serving.wire.uploads import Upload
 
 IMAGES = "images"
 """Input: decoded pictures of the model's size, UINT8 [B, H, W, 3]."""
@@ -97,13 +96,13 @@ class InferCall:
 
     Attributes:
         id: the client's own id.
-        pictures: files, or uint8 [H, W, 3] each.
+        pictures: each a file, or uint8 [H, W, 3].
         binary: whether the answer's tensor follows the JSON as raw bytes.
         classes: how many classes to name in place of logits; None: logits.
     """
 
     id: str | None
-    pictures: tuple[Upload | Pixels, ...]
+    pictures: tuple[bytes | Pixels, ...]
     binary: bool
     classes: int | None
 
@@ -135,9 +134,9 @@ def read_call(
     raw = _raw(tensor, memoryview(body)[split:])
     _check_batch(tensor, max_pictures)
     if tensor.name == IMAGES:
-        pictures: tuple[Upload | Pixels, ...] = tuple(_images(tensor, raw, size))
+        pictures: tuple[bytes | Pixels, ...] = tuple(_images(tensor, raw, size))
     else:
-        pictures = tuple(Upload(None, data) for data in _files(tensor, raw))
+        pictures = tuple(_files(tensor, raw))
     binary, classes = _wanted(request)
     return InferCall(request.id, pictures, binary, classes)
 

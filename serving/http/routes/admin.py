@@ -17,8 +17,9 @@ from lavit_deploy.serving.errors import (
 )
 from lavit_deploy.serving.models.registry import Registry
 from lavit_deploy.serving.settings.model_source import WORD, ModelSource
+from lavit_deploy.serving.wire.answers import admin_entry, model_entry
 from lavit_deploy.serving.wire.problem import problem_doc
-from lavit_deploy.serving.wire.schemas import AdminEntry, AdminList, LoadModel, ModelEntry
+from lavit_deploy.serving.wire.schemas import AdminList, LoadModel, ModelEntry
 from lavit_deploy.serving.wire.uploads import UploadReader
 
 _VERSION = "/admin/models/{name}/versions/{version}"
@@ -42,7 +43,7 @@ def admin_routes(
     @router.get("/admin/models", summary="Which models are there, from where?")
     async def list_models() -> AdminList:
         """Every model with its bundle's folder, and why it is not ready where it is not."""
-        return AdminList(models=registry.details())
+        return AdminList(models=tuple(admin_entry(item) for item in registry.listing()))
 
     @router.post(
         _VERSION,
@@ -72,7 +73,8 @@ def admin_routes(
             if asked.bundle
             else _path(registry, name, version)
         )
-        return await registry.load(ModelSource(path, name, version), default=asked.default)
+        loaded = await registry.load(ModelSource(path, name, version), default=asked.default)
+        return model_entry(loaded)
 
     @router.delete(
         _VERSION,
@@ -136,15 +138,13 @@ def _allowed(path: Path, folders: frozenset[Path]) -> Path:
 
 def _path(registry: Registry, name: str, version: str) -> Path:
     """Where the model that is served came from."""
-    found: AdminEntry | None = next(
-        (item for item in registry.details() if (item.name, item.version) == (name, version)), None
+    for served in registry.listing():
+        if (served.name, served.version) == (name, version):
+            return served.bundle
+    raise UnknownModelError(
+        f"there is no model {name} version {version} yet: say where its bundle is, as "
+        '{"bundle": "/path"}'
     )
-    if found is None:
-        raise UnknownModelError(
-            f"there is no model {name} version {version} yet: say where its bundle is, as "
-            '{"bundle": "/path"}'
-        )
-    return Path(found.bundle)
 
 
 def _request_body() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lavit_deploy.serving.http.client_gone import unless_gone
 from lavit_deploy.serving.http.deadlines import DEADLINE_DOC, before, deadline_of
 from lavit_deploy.serving.models.lookup import Models
 from lavit_deploy.serving.telemetry.metrics import Metrics
+from lavit_deploy.serving.wire.answers import milliseconds, model_entry, model_id, picture_answer
 from lavit_deploy.serving.wire.json_body import JsonPictures
 from lavit_deploy.serving.wire.problem import (
     PictureProblem,
@@ -26,7 +27,6 @@ from lavit_deploy.serving.wire.problem import (
 )
 from lavit_deploy.serving.wire.schemas import (
     Classification,
-    ClassifiedPicture,
     FailedPicture,
     Health,
     ModelList,
@@ -111,20 +111,27 @@ def classify_with(models: Models, uploads: UploadReader, *, top_k: int, seconds:
             request.state.pictures = len(pictures)
             with models.use(*named) as classifier:
                 classes = _classes(asked, top_k, len(classifier.classes))
-                work = classifier.classify(pictures, classes, deadline)
-                results = await unless_gone(request, work)
-        if not any(isinstance(result, ClassifiedPicture) for result in results):
-            return _refusal(request, [item for item in results if isinstance(item, FailedPicture)])
-        found = Classification(
+                work = classifier.classify(
+                    [picture.data for picture in pictures], classes, deadline
+                )
+                found = await unless_gone(request, work)
+        results = [
+            picture_answer(index, picture.name, result, classifier.classes)
+            for index, (picture, result) in enumerate(zip(pictures, found, strict=True))
+        ]
+        failed = [result for result in results if isinstance(result, FailedPicture)]
+        if len(failed) == len(results):
+            return _refusal(request, failed)
+        whole = Classification(
             request_id=request.state.request_id,
-            model=classifier.model.id,
+            model=model_id(classifier.model.id),
             results=tuple(results),
             timing=RequestTiming(
-                read_ms=_milliseconds(started, read),
-                total_ms=_milliseconds(started, time.perf_counter()),
+                read_ms=milliseconds(read - started),
+                total_ms=milliseconds(time.perf_counter() - started),
             ),
         )
-        return Response(found.model_dump_json(), media_type="application/json")
+        return Response(whole.model_dump_json(), media_type="application/json")
 
     return classify
 
@@ -170,7 +177,7 @@ def list_routes(models: Models) -> APIRouter:
     @router.get("/models", summary="Which models are there?")
     async def list_models() -> ModelList:
         """Every model that can be asked, by name and version."""
-        return ModelList(models=models.listing())
+        return ModelList(models=tuple(model_entry(item) for item in models.listing()))
 
     return router
 
@@ -249,10 +256,6 @@ def _refusal(request: Request, failed: list[FailedPicture]) -> Response:
         )
     # Each picture's own reason was counted where it failed.
     return problem_response(request, problem, reason=None, errors=errors)
-
-
-def _milliseconds(start: float, end: float) -> float:
-    return round((end - start) * 1e3, 3)
 
 
 def _request_body() -> dict[str, Any]:

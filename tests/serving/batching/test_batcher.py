@@ -8,7 +8,7 @@ import pytest
 from lavit_deploy.common.errors import InferenceError
 from lavit_deploy.serving.batching.backoff import Backoff
 from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits
-from lavit_deploy.serving.batching.padding import Buckets
+from lavit_deploy.serving.batching.padding import PaddedSizes
 from lavit_deploy.serving.batching.runtime_instance import FAILURES_UNTIL_BROKEN
 from lavit_deploy.serving.errors import NotReadyError, OverloadedError
 
@@ -33,7 +33,7 @@ def make_several(
     limits = {"max_wait": FOREVER, "capacity": 16, "infer_seconds": FOREVER, **changes}
     batcher = Batcher(
         runtimes,
-        BatchLimits(buckets=Buckets(min_batch, max_batch, milliseconds or {}), **limits),
+        BatchLimits(sizes=PaddedSizes(min_batch, max_batch, milliseconds or {}), **limits),
         reopen=reopen or (lambda: runtimes[0]),
         on_batch=lambda size, _: batches.append(size),
         on_restart=restarts.append,
@@ -53,7 +53,7 @@ async def settled():
 
 
 async def one(batcher, pixels=None):
-    with batcher.places(1) as places:
+    with batcher.reserve(1) as places:
         return await places.infer(black() if pixels is None else pixels)
 
 
@@ -98,7 +98,7 @@ def test_a_full_batch_goes_at_once_although_more_pictures_are_coming(runtime):
     async def main():
         batcher, _ = make(runtime)
         batcher.start()
-        with batcher.places(5) as places:  # one of them never arrives
+        with batcher.reserve(5) as places:  # one of them never arrives
             answers = await asyncio.gather(*(places.infer(black()) for _ in range(4)))
         assert [answer.batch for answer in answers] == [4, 4, 4, 4]
         assert await batcher.close(PATIENCE)
@@ -110,7 +110,7 @@ def test_a_picture_waits_for_one_that_is_being_decoded(runtime):
     async def main():
         batcher, _ = make(runtime)
         batcher.start()
-        with batcher.places(2) as places:
+        with batcher.reserve(2) as places:
             early = asyncio.create_task(places.infer(black()))
             await settled()
             assert runtime.batches == []
@@ -125,10 +125,10 @@ def test_a_picture_stops_waiting_when_the_other_cannot_be_decoded(runtime):
     async def main():
         batcher, _ = make(runtime)
         batcher.start()
-        with batcher.places(2) as places:
+        with batcher.reserve(2) as places:
             early = asyncio.create_task(places.infer(black()))
             await settled()
-            places.give_up()
+            places.cancel_one()
             assert (await early).batch == 1
         assert await batcher.close(PATIENCE)
 
@@ -139,7 +139,7 @@ def test_a_picture_waits_for_others_no_longer_than_the_limit(runtime):
     async def main():
         batcher, _ = make(runtime, max_wait=0.001)
         batcher.start()
-        with batcher.places(2) as places:  # the second never comes, the block outlasts the wait
+        with batcher.reserve(2) as places:  # the second never comes, the block outlasts the wait
             assert (await places.infer(black())).batch == 1
         assert await batcher.close(PATIENCE)
 
@@ -223,7 +223,7 @@ def test_a_cancelled_picture_is_dropped_before_its_batch_is_made(runtime):
         gone.cancel()
         await settled()
         assert batcher.depth == 1
-        assert batcher.taken == 2
+        assert batcher.accepted == 2
         runtime.let_go(2)
         await asyncio.gather(first, stays)
         assert runtime.batches == [1, 1]
@@ -236,12 +236,12 @@ def test_more_pictures_than_the_queue_holds_are_refused_and_room_comes_back(runt
     async def main():
         batcher, _ = make(runtime, capacity=3)
         batcher.start()
-        with batcher.places(2):
+        with batcher.reserve(2):
             with pytest.raises(OverloadedError, match="2 pictures are waiting and the limit is 3"):
-                batcher.places(2).__enter__()
-            with batcher.places(1):
-                assert batcher.taken == 3
-        assert batcher.taken == 0
+                batcher.reserve(2).__enter__()
+            with batcher.reserve(1):
+                assert batcher.accepted == 3
+        assert batcher.accepted == 0
         assert await batcher.close(PATIENCE)
 
     run(main)
@@ -356,7 +356,7 @@ def test_a_fault_in_the_batching_itself_is_reported_and_answered(runtime, monkey
         def broken(_):
             raise AssertionError("a fault of ours")
 
-        monkeypatch.setattr(batcher, "_assemble", broken)
+        monkeypatch.setattr(batcher._pool, "assemble", broken)
         batcher.start()
         with pytest.raises(NotReadyError):
             await one(batcher)
@@ -397,7 +397,7 @@ def test_the_predicted_wait_counts_the_instances(runtime):
         several, _, _ = make_several([runtime, type(runtime)()], max_batch=1)
         batcher, _, _ = make_several([type(runtime)()], max_batch=1)
         for made in (several, batcher):
-            made._pace.measured(1, 0.5)
+            made._pool._waits.batches.measured(1, 0.5)
         assert [several.predicted_wait(count) for count in (1, 2, 3, 4)] == [0.5, 0.5, 1.0, 1.0]
         assert [batcher.predicted_wait(count) for count in (1, 2)] == [0.5, 1.0]
         for made in (several, batcher):

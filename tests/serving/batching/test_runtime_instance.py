@@ -8,7 +8,7 @@ import pytest
 from lavit_deploy.common.errors import InferenceError
 from lavit_deploy.serving.batching.backoff import Backoff
 from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits
-from lavit_deploy.serving.batching.padding import Buckets
+from lavit_deploy.serving.batching.padding import PaddedSizes
 from lavit_deploy.serving.batching.runtime_instance import FAILURES_UNTIL_BROKEN
 from lavit_deploy.serving.errors import NotReadyError
 
@@ -32,7 +32,7 @@ def make():
         batcher = Batcher(
             runtimes,
             BatchLimits(
-                buckets=Buckets(1, most), max_wait=FOREVER, capacity=16, infer_seconds=seconds
+                sizes=PaddedSizes(1, most), max_wait=FOREVER, capacity=16, infer_seconds=seconds
             ),
             reopen=reopen,
             on_batch=lambda *_: None,
@@ -53,7 +53,7 @@ def run(main):
 
 
 async def one(batcher):
-    with batcher.places(1) as places:
+    with batcher.reserve(1) as places:
         return await places.infer(np.zeros((64, 64, 3), dtype=np.uint8))
 
 
@@ -191,7 +191,7 @@ def test_the_batching_task_comes_back_after_a_fault_of_ours(make, runtime, monke
             raise AssertionError("a fault of ours")
 
         with monkeypatch.context() as patch:
-            patch.setattr(batcher, "_assemble", broken)
+            patch.setattr(batcher._pool, "assemble", broken)
             batcher.start()
             with pytest.raises(NotReadyError):
                 await one(batcher)

@@ -141,7 +141,7 @@ class HeldPlace:
     """A place of the only model, for the time of a block."""
 
     def __init__(self, client):
-        self._places = client.classifier._batcher.places(1)
+        self._places = client.classifier._batcher.reserve(1)
 
     async def __aenter__(self):
         return self._places.__enter__()

@@ -13,7 +13,6 @@ from lavit_deploy.serving.models.registry import Registry
 from lavit_deploy.serving.settings.model_source import Key, ModelSource
 from lavit_deploy.serving.settings.settings import Settings
 from lavit_deploy.serving.telemetry.metrics import Metrics
-from lavit_deploy.serving.wire.uploads import Upload
 
 PATIENCE = 30.0
 
@@ -55,8 +54,9 @@ def keys(registry):
 async def ask(registry, picture, name=None, version=None):
     """Classify one picture: (checkpoint that answered, most likely class)."""
     with registry.use(name, version) as classifier:
-        (result,) = await classifier.classify((Upload(None, picture),), 1)
-        return classifier.model.id.checkpoint, result.predictions[0].label
+        (result,) = await classifier.classify((picture,), 1)
+        ((index, _),) = result.classes
+        return classifier.model.id.checkpoint, classifier.classes[index]
 
 
 OLD, NEW = "0123456789ab", "fedcba987654"

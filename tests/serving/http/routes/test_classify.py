@@ -410,12 +410,12 @@ def test_a_client_that_leaves_frees_its_place_before_its_picture_is_batched(
         leaver = asyncio.create_task(client._transport.app(scope, receive, answer))
         while classifier._batcher.depth == 0:
             await asyncio.to_thread(lambda: None)  # one turn of the pools, no clock
-        assert classifier._batcher.taken == 2
+        assert classifier._batcher.accepted == 2
         arrived.set()
         await leaver
         assert sent[0]["status"] == 499
         assert classifier._batcher.depth == 0
-        assert classifier._batcher.taken == 1
+        assert classifier._batcher.accepted == 1
         runtime.let_go()
         assert (await first).status_code == 200
         assert runtime.batches[-1:] == [1]
