@@ -11,7 +11,8 @@ def broken_ncnn(tmp_path, monkeypatch):
     """A Python that has ncnn's packages by its own account, and fails at everything else."""
     python = tmp_path / "python"
     python.write_text(
-        '#!/bin/sh\ncase "$*" in *conversion_process*) echo "the disk is full" >&2; exit 1;; *) exit 0;; esac\n'
+        '#!/bin/sh\ncase "$*" in *conversion_process*) echo "the disk is full" >&2; exit 1;; '
+        "*) exit 0;; esac\n"
     )
     python.chmod(0o755)
     monkeypatch.setenv("LAVIT_NCNN_PYTHON", str(python))
