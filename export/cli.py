@@ -10,17 +10,21 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import NoReturn, get_args
 
 from lavit_deploy.common import command_line
 from lavit_deploy.common.errors import MissingDependencyError, UsageError
-from lavit_deploy.export.request import TARGETS, EngineOptions, LessAttention, NarrowMlp, Request
-from lavit_deploy.manifest import BatchRange, Precision
+from lavit_deploy.export.request import (
+    BATCH,
+    MAX_DROP,
+    TARGETS,
+    EngineOptions,
+    LessAttention,
+    NarrowMlp,
+    Request,
+)
+from lavit_deploy.manifest import Precision
 from lavit_deploy.model.config import PRESETS
-
-if TYPE_CHECKING:
-    from lavit_deploy.export.quantization.options import Quantize
-    from lavit_deploy.model.checkpoint import Checkpoint
 
 PARITY_FAILED = 1
 """Exit code when the bundle was written but an artifact that was asked for failed parity."""
@@ -81,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--max-drop",
         type=float,
-        default=0.5,
+        default=MAX_DROP,
         metavar="POINTS",
         help="points of accuracy (without labels: agreement) that int8 may lose; the most "
         "sensitive blocks return to float until it holds",
@@ -96,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         nargs=3,
         metavar=("MIN", "OPT", "MAX"),
-        default=(1, 8, 64),
+        default=BATCH,
         help="batch sizes: smallest, optimised for, largest",
     )
     what.add_argument(
@@ -138,83 +142,66 @@ def main(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
     start = time.perf_counter()
     out = options.out or Path(f"{options.ckpt.stem}.bundle")
-    batch = _batch_range(*options.batch)
-    half: Precision | None = "fp16" if options.fp16 else "bf16" if options.bf16 else None
+    _check_int8(options)
 
     try:
         from rich.console import Console
 
-        from lavit_deploy.export import console, pipeline
-        from lavit_deploy.export.judging.parity_pictures import folder_pictures, sample_pictures
-        from lavit_deploy.export.plan import make_plan
+        from lavit_deploy.export import api, console, pipeline
         from lavit_deploy.model.checkpoint import load_checkpoint
     except ImportError as error:
         raise MissingDependencyError(
             error.name or "a package", extra="export", purpose="run lavit-export"
         ) from None
 
-    terminal = Console()
     pipeline.check_destination(out, force=options.force)
     checkpoint = load_checkpoint(options.ckpt, arch=options.arch, use_ema=options.use_ema)
     if options.classes:
         names = read_classes(options.classes, checkpoint.config.num_classes)
         checkpoint = dataclasses.replace(checkpoint, classes=names)
-    if options.parity_images:
-        pictures = folder_pictures(options.parity_images, checkpoint.preprocess)
-    else:
-        pictures = sample_pictures(checkpoint.preprocess)
-    job = pipeline.Job(
-        checkpoint=checkpoint,
-        plan=make_plan(
-            Request(
-                frozenset(options.target or ("auto",)),
-                half,
-                engine=_engine_options(options),
-                mlp=_mlp(options),
-                mobile=options.mobile,
-                quantize=_quantize(options, checkpoint),
-            ),
-            options.device,
-        ),
-        pictures=pictures,
-        batch=batch,
-        name=options.name or options.ckpt.stem,
+    job = api.prepare(
+        checkpoint,
+        request=_request(options),
+        calibration=options.calib,
+        evaluation=options.eval,
+        max_drop=options.max_drop,
+        batch=tuple(options.batch),
+        name=options.name,
+        parity_images=options.parity_images,
+        device=options.device,
         fold=not options.no_fold,
     )
+    terminal = Console()
     console.print_plan(terminal, job, out)
-    bundle = console.export_with_progress(terminal, job, out, force=options.force)
+    with console.progress_bar(terminal, pipeline.step_names(job.plan)) as progress:
+        bundle = pipeline.export_bundle(job, out, force=options.force, progress=progress)
     console.print_result(terminal, job, bundle, time.perf_counter() - start)
     failed = {item.name for item in bundle.manifest.artifacts if not item.passed}
     failed.update(bundle.manifest.not_built)
     return PARITY_FAILED if failed - job.plan.extras else 0
 
 
-def _quantize(options: argparse.Namespace, checkpoint: Checkpoint) -> Quantize | None:
-    """What --int8 asks for.
+def _request(options: argparse.Namespace) -> Request:
+    half: Precision | None = "fp16" if options.fp16 else "bf16" if options.bf16 else None
+    return Request(
+        frozenset(options.target or ("auto",)),
+        half,
+        engine=_engine_options(options),
+        mlp=options.mlp,
+        mobile=options.mobile,
+    )
+
+
+def _check_int8(options: argparse.Namespace) -> None:
+    """Refuse calibration without --int8, and --int8 without calibration.
 
     Raises:
-        UsageError: --calib is missing, given in vain, or --max-drop is out of range.
+        UsageError: as said.
     """
-    if not options.int8:
-        if options.calib or options.eval:
-            raise UsageError("--calib and --eval are for --int8, which is not given")
-        return None
-    if options.calib is None:
+    if not options.int8 and (options.calib or options.eval):
+        raise UsageError("--calib and --eval are for --int8, which is not given")
+    if options.int8 and options.calib is None:
         raise UsageError("--int8 needs --calib DIR, a folder of real pictures, or --calib digits")
-    if not 0.0 <= options.max_drop <= 100.0:
-        raise UsageError(f"--max-drop {options.max_drop}: expected points, 0 to 100")
-    from lavit_deploy.export.quantization.calibration import open_split
-    from lavit_deploy.export.quantization.options import Quantize
-
-    split = open_split(options.calib, options.eval, checkpoint.preprocess, checkpoint.classes)
-    return Quantize(split, options.max_drop)
-
-
-def _mlp(options: argparse.Namespace) -> NarrowMlp:
-    if options.mlp == "fused" and options.no_fold:
-        raise UsageError("--mlp fused is a form of the folded model: leave out --no-fold")
-    mlp: NarrowMlp = options.mlp
-    return mlp
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -279,12 +266,6 @@ def _engine_options(options: argparse.Namespace) -> EngineOptions:
         less_attention=options.la,
         plugin=options.plugin,
     )
-
-
-def _batch_range(minimum: int, optimum: int, maximum: int) -> BatchRange:
-    if not 1 <= minimum <= optimum <= maximum:
-        raise UsageError(f"--batch {minimum} {optimum} {maximum}: expected 1 <= MIN <= OPT <= MAX")
-    return BatchRange(minimum=minimum, optimum=optimum, maximum=maximum)
 
 
 def read_classes(path: Path, count: int) -> tuple[str, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,11 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.export.mobile.console_table import is_mobile, print_mobile
-from lavit_deploy.export.pipeline import TRITON, Job, export_bundle, step_names
+from lavit_deploy.export.request import TRITON
 from lavit_deploy.export.text_table import MIB, narrow_table, verdict
 from lavit_deploy.export.triton_server.repository import FOLDER, model_name, obstacles
 from lavit_deploy.folding.fold import Folding
 from lavit_deploy.manifest import Artifact
+
+if TYPE_CHECKING:
+    from lavit_deploy.export.pipeline import Job
 
 
 def print_plan(console: Console, job: Job, out: Path) -> None:
@@ -49,13 +54,16 @@ def _say_step(console: Console, action: str, what: str, why: str) -> None:
     _say(console, f"  [{colour}]{action:<5}[/{colour}] {what:<13} {escape(why)}")
 
 
-def export_with_progress(console: Console, job: Job, out: Path, *, force: bool) -> Bundle:
-    """Run the export under a progress bar; without a terminal, one line for each step."""
-    names = step_names(job.plan)
+@contextmanager
+def progress_bar(console: Console, names: Sequence[str]) -> Iterator[Callable[[str], None]]:
+    """A bar over steps of these names; without a terminal, one line for each step.
+
+    Yields:
+        What is to be told the name of each step as it begins.
+    """
     if not console.is_terminal:
-        return export_bundle(
-            job, out, force=force, progress=lambda name: _print_step(console, name)
-        )
+        yield lambda name: _print_step(console, name)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -65,16 +73,8 @@ def export_with_progress(console: Console, job: Job, out: Path, *, force: bool) 
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=len(names))
         # A step is complete when the next one begins.
-        bundle = export_bundle(
-            job,
-            out,
-            force=force,
-            progress=lambda name: bar.update(
-                task, description=name, completed=names.index(_step_of(name))
-            ),
-        )
+        yield lambda name: bar.update(task, description=name, completed=names.index(_step_of(name)))
         bar.update(task, completed=len(names))
-    return bundle
 
 
 def _step_of(name: str) -> str:

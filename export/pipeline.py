@@ -19,6 +19,7 @@ from lavit_deploy.export.judging.context import Workbench
 from lavit_deploy.export.judging.parity_pictures import Pictures
 from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.export.plan import Plan
+from lavit_deploy.export.request import TRITON
 from lavit_deploy.export.targets.target import NotBuilt, Progress
 from lavit_deploy.export.triton_server.repository import check_names, write_repository
 from lavit_deploy.folding.fold import Folding
@@ -27,9 +28,6 @@ from lavit_deploy.manifest import Artifact, BatchRange, Manifest
 from lavit_deploy.manifest import Checkpoint as CheckpointRecord
 from lavit_deploy.model.checkpoint import Checkpoint
 from lavit_deploy.model.lavit import LaViT
-
-TRITON = "triton-repo"
-"""The step, and what the manifest calls it where it could not be built."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,13 @@ TargetName = Literal[
     "triton-repo",
 ]
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
+TRITON: TargetName = "triton-repo"
+"""Also its step, and what the manifest calls it where it could not be built."""
+
+BATCH = (1, 8, 64)
+"""Batch sizes of artifacts: the smallest, the one that they are optimised for, the largest."""
+MAX_DROP = 0.5
+"""Points of accuracy that int8 may lose on held-out pictures."""
 
 
 LessAttention = Literal["native", "plugin", "auto"]

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lavit_deploy.bundle.ranking import RankedClasses, check_logits, rank
 from lavit_deploy.common.errors import LavitError, UsageError
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits
@@ -15,7 +16,6 @@ from lavit_deploy.serving.batching.picture_queue import Inferred, Reservation
 from lavit_deploy.serving.decoding.pool import Decoded, Decoders
 from lavit_deploy.serving.errors import NotReadyError, UnexpectedError, kind_of
 from lavit_deploy.serving.models.open_models import Model
-from lavit_deploy.serving.models.ranking import RankedClasses, check_logits, rank
 from lavit_deploy.serving.settings.settings import Settings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.telemetry.model_metrics import Gauges

@@ -1,0 +1,135 @@
+"""A bundle in Python: open what of it runs here, and classify pictures with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.bundle.open import open_artifact
+from lavit_deploy.bundle.ranking import check_logits, rank
+from lavit_deploy.bundle.selection import Wish, choose
+from lavit_deploy.common.errors import CorruptImageError, UsageError
+from lavit_deploy.manifest import Device
+from lavit_deploy.preprocess import Pixels, Preprocess, prepare
+from lavit_deploy.runtimes.base import Runtime
+
+Ranked = tuple[tuple[str, float], ...]
+"""Class and probability, most likely first."""
+
+
+def open_runtime(
+    bundle: Bundle | Path | str,
+    artifact: str = "auto",
+    *,
+    device: Device = "cpu",
+    threads: int | None = None,
+) -> Runtime:
+    """Open an artifact of a bundle, its hash and its parity checked; close it after use.
+
+    Args:
+        bundle: the bundle, or its folder.
+        artifact: by name; "auto": the fastest that is accurate enough, as `lavit-serve` takes it.
+        device: where to compute.
+        threads: threads within an operator; default: the cores that this process may use.
+
+    Returns:
+        A context manager whose `infer` takes uint8 [B, H, W, 3] and gives float32 [B, K].
+
+    Raises:
+        BundleError: nothing in it runs here, or a file is missing or altered.
+        ParityError: what could run failed parity.
+        MissingDependencyError: its runtime is not installed.
+    """
+    bundle = _opened(bundle)
+    chosen = choose(bundle, Wish(artifact=artifact, device=device)).artifact
+    return open_artifact(bundle, chosen, device=device, threads=threads)
+
+
+def classify(
+    bundle: Bundle | Path | str,
+    pictures: object,
+    *,
+    top_k: int = 5,
+    artifact: str = "auto",
+    device: Device = "cpu",
+) -> Ranked | list[Ranked]:
+    """Classify one picture or several, in batches.
+
+    The artifact is opened for this call: who classifies again and again keeps an `open_runtime`.
+
+    Args:
+        bundle: the bundle, or its folder.
+        pictures: one picture, or a sequence of them: each a path, a file's bytes, a picture of
+            Pillow, or RGB pixels uint8 [H, W, 3].
+        top_k: classes to name, at least 1; fewer if the model has fewer.
+        artifact: by name, or "auto".
+        device: where to compute.
+
+    Returns:
+        Of one picture its classes and their probabilities, most likely first; of several a list.
+
+    Raises:
+        ImageError: a picture cannot be used.
+        UsageError: `top_k` or a picture is of the wrong kind.
+        BundleError: nothing in the bundle runs here.
+        InferenceError: the runtime failed.
+    """
+    if top_k < 1:
+        raise UsageError(f"top_k must be at least 1, given {top_k}")
+    bundle = _opened(bundle)
+    manifest = bundle.manifest
+    several = isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes)
+    given = list(pictures) if several else [pictures]  # type: ignore[call-overload] # a sequence
+    count = min(top_k, len(manifest.classes))
+    found: list[Ranked] = []
+    with open_runtime(bundle, artifact, device=device) as runtime:
+        for start in range(0, len(given), runtime.max_batch):
+            batch = [
+                _pixels(item, manifest.preprocess)
+                for item in given[start : start + runtime.max_batch]
+            ]
+            for logits in runtime.infer(np.stack(batch)):  # [B, H, W, 3] -> [B, K]
+                check_logits(logits, len(manifest.classes))
+                best = rank(logits, count)
+                found.append(tuple((manifest.classes[index], share) for index, share in best))
+    return found if several else found[0]
+
+
+def _opened(bundle: Bundle | Path | str) -> Bundle:
+    return bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
+
+
+def _pixels(picture: object, preprocess: Preprocess) -> Pixels:
+    """The model's input uint8 [H, W, 3] of one picture of any kind."""
+    if isinstance(picture, bytes):
+        return prepare(picture, preprocess)
+    if isinstance(picture, str | Path):
+        try:
+            return prepare(Path(picture).read_bytes(), preprocess)
+        except OSError as error:
+            raise UsageError(f"{picture} cannot be read: {error.strerror}") from None
+    from PIL import Image
+
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise UsageError(
+                f"pixels must be uint8 [H, W, 3], given {picture.dtype} {list(picture.shape)}"
+            )
+        picture = Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
+        raise UsageError(
+            "a picture is a path, bytes, a picture of Pillow or pixels uint8 [H, W, 3], given "
+            f"{type(picture).__name__}"
+        )
+    if picture.mode == "RGB":
+        return preprocess(picture)
+    buffer = BytesIO()  # transparency, palettes and 16 bits are treated as those of a file
+    try:
+        picture.save(buffer, "PNG" if picture.mode != "CMYK" else "TIFF")
+    except (OSError, ValueError) as error:
+        raise CorruptImageError(f"a picture of mode {picture.mode}: {error}") from None
+    return prepare(buffer.getvalue(), preprocess)
