@@ -50,6 +50,7 @@ from lavit_deploy.preprocess import Preprocess, normalise
 from lavit_deploy.profiles.baselines import BASELINES
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, import_openvino
+from lavit_deploy.runtimes.specs import distributions
 
 MODELS = (
     "lavit_t",
@@ -129,7 +130,7 @@ def write_report(rows: list[dict[str, object]], peaks: dict[str, float], out: Pa
     """Write `report.json`, `table.md` and `speed.png` into the folder `out`."""
     rows = sorted(rows, key=lambda row: (MODELS.index(row["model"]), row["batch"]))
     report = {
-        "environment": Environment.here().model_dump(mode="json"),
+        "environment": Environment.here(distributions()).model_dump(mode="json"),
         "threads": available_cores(),
         "matrix_product_gflops": peaks,
         "rows": rows,

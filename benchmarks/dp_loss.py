@@ -37,6 +37,7 @@ from lavit_deploy.model.config import lavit_micro
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.model.losses import asymmetry, diagonal_share, square_map
 from lavit_deploy.preprocess import normalise
+from lavit_deploy.runtimes.specs import distributions
 from lavit_deploy.training.trainer import LAST
 
 WEIGHTS = (0.0, 0.01, 0.03, 0.1)
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = {
             "date": datetime.now(UTC).date().isoformat(),
             "epochs": options.epochs,
-            "environment": Environment.here().model_dump(mode="json"),
+            "environment": Environment.here(distributions()).model_dump(mode="json"),
             "initial": [dataclasses.asdict(layer) for layer in initial_maps(data)],
             "results": [dataclasses.asdict(result) for result in results],
         }

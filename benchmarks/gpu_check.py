@@ -30,6 +30,7 @@ from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.common.gpu import Gpu, find_gpu
 from lavit_deploy.manifest import Artifact
+from lavit_deploy.runtimes.specs import distributions
 
 _ROOT = Path(__file__).resolve().parents[1]
 _EXPORTS = {
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_text(out / "report.md", _report(gpu, checks, artifacts))
     content = {
         "gpu": None if gpu is None else asdict(gpu),
-        "environment": Environment.here().model_dump(),
+        "environment": Environment.here(distributions()).model_dump(),
         "checks": [asdict(check) for check in checks],
         "artifacts": [{"export": name, **item.model_dump(mode="json")} for name, item in artifacts],
     }

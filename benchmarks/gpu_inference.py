@@ -55,6 +55,7 @@ from lavit_deploy.model.config import PRESETS, preset
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess, normalise
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
+from lavit_deploy.runtimes.specs import distributions
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps(row), flush=True)
         if options.out:  # after every model: what was measured outlives what fails later
             report = {
-                "environment": Environment.here().model_dump(mode="json"),
+                "environment": Environment.here(distributions()).model_dump(mode="json"),
                 "precision": options.precision,
                 "product_flops_per_second": peak,
                 "rows": rows,

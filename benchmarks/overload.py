@@ -25,6 +25,7 @@ from serving_load.summary import quantiles
 
 from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.environment import Environment, command_line
+from lavit_deploy.runtimes.specs import distributions
 
 CLIENTS = 64
 NICE = "-10"
@@ -48,7 +49,7 @@ def main() -> None:
     report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     report[f"{options.bundle.stem}, {options.artifact}, workers {options.workers}"] = {
         "command": command_line(),
-        "environment": Environment.here().model_dump(mode="json"),
+        "environment": Environment.here(distributions()).model_dump(mode="json"),
         **result,
     }
     write_text(file, json.dumps(report, indent=1) + "\n")

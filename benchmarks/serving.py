@@ -32,6 +32,7 @@ from serving_load.servers import PEERS, Running, Server, ours, running
 
 from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.environment import Environment, command_line
+from lavit_deploy.runtimes.specs import distributions
 
 CLIENTS = 64
 """Requests under way in the load that saturates: eight batches."""
@@ -58,7 +59,7 @@ def main() -> None:
             if server.name.partition(" --")[0] in options.servers
         ]
         report = load_report(options.out)
-        report["environment"] = Environment.here().model_dump(mode="json")
+        report["environment"] = Environment.here(distributions()).model_dump(mode="json")
         report["versions"] |= {server.name: server.versions() for server in servers}
         common: float | None = options.common
         for number in range(options.rounds):

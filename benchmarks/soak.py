@@ -30,6 +30,7 @@ from serving_load.summary import quantiles
 
 from lavit_deploy.common.atomic_files import atomic_path, write_text
 from lavit_deploy.common.environment import Environment, command_line
+from lavit_deploy.runtimes.specs import distributions
 
 CLIENTS = 64
 LOAD = 0.8
@@ -59,7 +60,7 @@ def main() -> None:
             result = asyncio.run(soak(found, options, folder))
     report = {
         "command": command_line(),
-        "environment": Environment.here().model_dump(mode="json"),
+        "environment": Environment.here(distributions()).model_dump(mode="json"),
         "versions": server.versions(),
         **result,
     }

@@ -28,6 +28,7 @@ from lavit_deploy.manifest import Artifact, BatchRange, Manifest
 from lavit_deploy.manifest import Checkpoint as CheckpointRecord
 from lavit_deploy.model.checkpoint import Checkpoint
 from lavit_deploy.model.lavit import LaViT
+from lavit_deploy.runtimes.specs import distributions
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _manifest(job: Job, made: list[Artifact | NotBuilt]) -> Manifest:
         ),
         artifacts=tuple(item for item in made if isinstance(item, Artifact)),
         not_built={item.name: item.reason for item in made if isinstance(item, NotBuilt)},
-        environment=Environment.here(),
+        environment=Environment.here(distributions()),
         command=tuple(command_line()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

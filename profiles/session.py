@@ -23,6 +23,7 @@ from lavit_deploy.profiles.timing.machine_state import machine_state
 from lavit_deploy.profiles.timing.runner import Runner
 from lavit_deploy.profiles.timing.torch_runner import device_name, torch_threads
 from lavit_deploy.profiles.timing.turns import METHOD, BatchTimings, Notify, TimingPlan, time_batch
+from lavit_deploy.runtimes.specs import distributions
 
 _SPLIT_CALLS = 9
 """Calls that a split is the median of."""
@@ -152,7 +153,7 @@ class Session:
             project_version=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=tuple(command_line()),
-            environment=Environment.here(),
+            environment=Environment.here(distributions()),
             device=self.settings.device,
             gpu=device_name(self.settings.device),
             threads=self.settings.threads,

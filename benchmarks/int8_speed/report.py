@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lavit_deploy.common.atomic_files import atomic_path, write_text
 from lavit_deploy.common.environment import Environment
+from lavit_deploy.runtimes.specs import distributions
 
 BATCHES = (1, 8)
 PLAIN = "plain"
@@ -90,7 +91,7 @@ def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
 
 def write_report(rows: Sequence[Row], out: Path) -> None:
     """Write `report.json`, `table.md` and `speed.png` into the folder `out`."""
-    environment = Environment.here()
+    environment = Environment.here(distributions())
     report = {
         "environment": environment.model_dump(mode="json"),
         "rows": [asdict(row) for row in rows],

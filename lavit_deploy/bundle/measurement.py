@@ -22,7 +22,7 @@ from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError, LavitError
 from lavit_deploy.manifest import Artifact, Device, Footprint, Parity, Timing
-from lavit_deploy.runtimes.specs import is_for_servers
+from lavit_deploy.runtimes.specs import distributions, is_for_servers
 
 Progress = Callable[[str], None]
 
@@ -58,7 +58,7 @@ def retune(
         BundleError: a file is missing or altered.
         InferenceError: a runtime failed.
     """
-    here = Environment.here()
+    here = Environment.here(distributions())
     wish = Wish(device=device, agreement=0.0, unverified=True)
     bundle = _verified(bundle, wish, here, progress)
     usable = [item for item in bundle.manifest.artifacts if not obstacle(item, wish, here)]

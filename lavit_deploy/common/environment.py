@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -15,16 +16,12 @@ LIBRARIES = (
     "torch",
     "onnx",
     "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
     "transformers",
     "fvcore",
     "numpy",
     "pillow",
 )
-"""Distributions whose versions are recorded when installed."""
+"""Distributions whose versions are recorded when installed, besides those of the runtimes."""
 
 
 class Environment(BaseModel):
@@ -37,7 +34,7 @@ class Environment(BaseModel):
         memory_gib: memory that this process may use, GiB.
         system: operating system and architecture.
         python: interpreter version.
-        libraries: version of each installed distribution in `LIBRARIES`.
+        libraries: version of each installed distribution that matters.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,8 +48,13 @@ class Environment(BaseModel):
     libraries: dict[str, str]
 
     @classmethod
-    def here(cls) -> Environment:
-        """Describe this process's machine."""
+    def here(cls, distributions: Sequence[str] = ()) -> Environment:
+        """Describe this process's machine.
+
+        Args:
+            distributions: packages whose versions are recorded besides `LIBRARIES`, such as
+                those of `lavit_deploy.runtimes.specs.distributions`.
+        """
         return cls(
             cpu=_cpu_name(),
             cpu_features=_cpu_features(),
@@ -60,7 +62,7 @@ class Environment(BaseModel):
             memory_gib=round(available_memory() / 2**30, 1),
             system=f"{platform.system()} {platform.machine()}",
             python=platform.python_version(),
-            libraries=_library_versions(),
+            libraries=_library_versions((*LIBRARIES, *distributions)),
         )
 
 
@@ -120,9 +122,9 @@ def _cpu_features() -> tuple[str, ...]:
     return tuple(name for name in wanted if name in present)
 
 
-def _library_versions() -> dict[str, str]:
+def _library_versions(distributions: Sequence[str]) -> dict[str, str]:
     versions = {}
-    for name in LIBRARIES:
+    for name in distributions:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -161,4 +161,4 @@ def _open(opening: Opening) -> Runtime:
     )
 
 
-SPEC = RuntimeSpec("aoti", module="torch", extra="aoti", open=_open)
+SPEC = RuntimeSpec("aoti", module="torch", extra="aoti", distributions=("torch",), open=_open)

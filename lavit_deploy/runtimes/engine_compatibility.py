@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 
 from lavit_deploy.common.gpu import Gpu, covers, find_gpu
 from lavit_deploy.manifest import Artifact, Engine
 
-_DISTRIBUTIONS = {
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-    "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt_rtx_cu13", "tensorrt-rtx"),
-}
-"""Names under which the two libraries are installed."""
 _MARGIN = 1.5
 """Device memory wanted free, over the engine's size: weights, activations and two contexts."""
 
 
-def engine_obstacle(artifact: Artifact) -> str:
+def engine_obstacle(artifact: Artifact, distributions: Sequence[str]) -> str:
     """Why an engine cannot run here, as a phrase after its name; empty if it can, or is none.
 
     The GPU is the one of this machine; `mismatch` judges another.
+
+    Args:
+        artifact: the artifact.
+        distributions: names under which its library is installed.
     """
     engine = artifact.engine
     if engine is None:
@@ -27,7 +27,7 @@ def engine_obstacle(artifact: Artifact) -> str:
     gpu = find_gpu()
     if gpu is None:
         return "needs an NVIDIA GPU, and there is none here (nvidia-smi finds none)"
-    return mismatch(artifact, engine, gpu, installed_version(artifact.runtime))
+    return mismatch(artifact, engine, gpu, installed_version(distributions))
 
 
 def mismatch(artifact: Artifact, engine: Engine, gpu: Gpu, version: str | None) -> str:
@@ -64,9 +64,9 @@ def mismatch(artifact: Artifact, engine: Engine, gpu: Gpu, version: str | None) 
     return next((text for applies, text in checks if applies), "")
 
 
-def installed_version(runtime: str) -> str | None:
-    """Version of an installed TensorRT; None if its package is of another name."""
-    for name in _DISTRIBUTIONS.get(runtime, ()):
+def installed_version(distributions: Sequence[str]) -> str | None:
+    """Version of the first of these packages that is installed; None if none is."""
+    for name in distributions:
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -208,7 +208,19 @@ def _open_with_tensorrt(opening: Opening) -> Runtime:
     )
 
 
-SPEC = RuntimeSpec("onnxruntime", module="onnxruntime", extra="serve", open=_open)
+_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+
+SPEC = RuntimeSpec(
+    "onnxruntime",
+    module="onnxruntime",
+    extra="serve",
+    distributions=_DISTRIBUTIONS,
+    open=_open,
+)
 TENSORRT_SPEC = RuntimeSpec(
-    "onnxruntime_tensorrt", module="onnxruntime", extra="gpu", open=_open_with_tensorrt
+    "onnxruntime_tensorrt",
+    module="onnxruntime",
+    extra="gpu",
+    distributions=_DISTRIBUTIONS,
+    open=_open_with_tensorrt,
 )

@@ -226,5 +226,10 @@ def _obstacle(artifact: Artifact, here: Environment) -> str:
 
 
 SPEC = RuntimeSpec(
-    "openvino", module="openvino", extra="openvino", open=_open_artifact, obstacle=_obstacle
+    "openvino",
+    module="openvino",
+    extra="openvino",
+    distributions=("openvino",),
+    open=_open_artifact,
+    obstacle=_obstacle,
 )

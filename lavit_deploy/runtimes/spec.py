@@ -52,6 +52,7 @@ class RuntimeSpec:
         name: as in the manifest.
         module: what must be importable.
         extra: the extra of lavit-deploy that brings it.
+        distributions: names under which its package is installed, for its version.
         open: opens an artifact; raises `MissingDependencyError`, `BundleError` or `UsageError`.
         obstacle: why an artifact cannot run on this machine, as a phrase after its name; empty if
             it can.
@@ -60,5 +61,6 @@ class RuntimeSpec:
     name: str
     module: str
     extra: str
+    distributions: tuple[str, ...]
     open: Callable[[Opening], Runtime]
     obstacle: Callable[[Artifact, Environment], str] = nothing_hinders

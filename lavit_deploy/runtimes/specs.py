@@ -1,7 +1,11 @@
-"""Every runtime of a server, one line each; what is not here is for a phone or a board."""
+"""Every runtime of a server, one line each; what is not here is for a phone or a board.
+
+Installed packages add theirs as entry points of the group `lavit_deploy.runtimes`.
+"""
 
 from __future__ import annotations
 
+from lavit_deploy.common.plugins import installed
 from lavit_deploy.runtimes import aoti, onnxruntime, openvino, tensorrt
 from lavit_deploy.runtimes.spec import RuntimeSpec
 
@@ -14,15 +18,30 @@ SPECS: tuple[RuntimeSpec, ...] = (
     aoti.SPEC,
 )
 
+GROUP = "lavit_deploy.runtimes"
+"""Entry points by which installed packages add runtimes."""
+
+
+def all_specs() -> tuple[RuntimeSpec, ...]:
+    """This project's runtimes, then those that installed packages add."""
+    return (*SPECS, *installed(GROUP, RuntimeSpec))
+
 
 def runtime_names() -> tuple[str, ...]:
     """The names that a manifest and `--runtime` may use."""
-    return tuple(spec.name for spec in SPECS)
+    return tuple(spec.name for spec in all_specs())
+
+
+def distributions() -> tuple[str, ...]:
+    """Packages whose versions say what a measurement was made with."""
+    return tuple(dict.fromkeys(name for spec in all_specs() for name in spec.distributions))
 
 
 def find_spec(name: str) -> RuntimeSpec | None:
     """The runtime of a name; None for one of a phone or a board, or of a later version."""
-    return next((spec for spec in SPECS if spec.name == name), None)
+    own = (spec for spec in SPECS if spec.name == name)
+    added = (spec for spec in installed(GROUP, RuntimeSpec) if spec.name == name)
+    return next(own, None) or next(added, None)
 
 
 def is_for_servers(name: str) -> bool:

@@ -442,21 +442,30 @@ def _weights_of(opening: Opening) -> Path | None:
     raise BundleError(f"{artifact.name} holds no weights, and the manifest names no ONNX file")
 
 
-def _obstacle(artifact: Artifact, here: Environment) -> str:  # noqa: ARG001 - an obstacle's signature
-    return engine_obstacle(artifact)
+def _obstacle(
+    distributions: tuple[str, ...],
+    artifact: Artifact,
+    here: Environment,  # noqa: ARG001 - an obstacle's signature
+) -> str:
+    return engine_obstacle(artifact, distributions)
 
+
+_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+_RTX_DISTRIBUTIONS = ("tensorrt-rtx-cu13", "tensorrt_rtx_cu13", "tensorrt-rtx")
 
 SPEC = RuntimeSpec(
     "tensorrt",
     module="tensorrt",
     extra="tensorrt",
+    distributions=_DISTRIBUTIONS,
     open=partial(_open, "tensorrt"),
-    obstacle=_obstacle,
+    obstacle=partial(_obstacle, _DISTRIBUTIONS),
 )
 RTX_SPEC = RuntimeSpec(
     "tensorrt_rtx",
     module="tensorrt_rtx",
     extra="tensorrt-rtx",
+    distributions=_RTX_DISTRIBUTIONS,
     open=partial(_open, "tensorrt_rtx"),
-    obstacle=_obstacle,
+    obstacle=partial(_obstacle, _RTX_DISTRIBUTIONS),
 )

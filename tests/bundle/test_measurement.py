@@ -5,6 +5,7 @@ from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.measurement import measure_footprint, retune, save
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError
+from lavit_deploy.runtimes.specs import distributions
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_every_artifact_that_passed_is_measured_anew(bundle, monkeypatch):
         assert [timing.batch for timing in item.timings] == [1, 2]
         assert all(timing.runs > 0 and timing.median_ms > 0 for timing in item.timings)
     assert wrong.timings == ()
-    assert tuned.timed_on == Environment.here()
+    assert tuned.timed_on == Environment.here(distributions())
     assert tuned.environment.cpu == "Other CPU"
     assert "latency at batch 2" in steps
 
