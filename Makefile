@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test mobile-test dist lint format serve profile plugin gpu-check clean help
+.PHONY: demo test check mobile-test dist lint format serve profile plugin gpu-check clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     export the shipped checkpoint, serve it, classify pictures over HTTP"
 	@echo "make test     run the whole test suite"
+	@echo "make check    lint, types, contracts and the fast tests, before every commit"
 	@echo "make mobile-test  build and run every mobile format (environments of 6 GB)"
 	@echo "make lint     formatting, lint, types, import contracts, Dockerfile"
 	@echo "make format   rewrite the code in the project's format"
@@ -40,8 +41,16 @@ $(VENV)/profile.stamp: $(BIN)/python pyproject.toml constraints.txt
 demo: $(VENV)/run.stamp
 	$(BIN)/python examples/demo.py
 
+# Two processes, one thread each: most tests use one core. A file's tests stay together, for
+# what they share is built once. TESTS=... runs a part, and PYTEST_ADDOPTS is pytest's own.
+TESTS ?=
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	$(PYTEST) $(TESTS)
+
+check: lint
+	$(PYTEST) -m "not slow" --quiet $(TESTS)
 
 # An environment for each mobile format: their packages do not fit into one.
 MOBILE := executorch litert coreml ncnn
