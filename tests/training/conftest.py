@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from coloured_pictures import CLASSES, coloured, folder  # noqa: F401 - folder is a fixture
 from lavit_deploy.datasets import ArrayPictures, DataSource
 from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.preprocess import Preprocess
@@ -16,8 +16,6 @@ from lavit_deploy.training.recipe import Recipe
 from lavit_deploy.training.reporting import Terminal
 from lavit_deploy.training.trainer import Settings, Trainer
 from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
-
-CLASSES = ("blue", "green", "red")
 
 CONFIG = LaViTConfig(
     image_size=(64, 64),
@@ -53,13 +51,6 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def coloured(label, random):
-    """A noisy picture [20, 24, 3] whose brightest channel tells its class."""
-    pixels = random.integers(0, 120, (20, 24, 3))
-    pixels[..., 2 - label] += 120
-    return pixels.astype(np.uint8)
-
-
 @pytest.fixture(scope="session")
 def data():
     """27 pictures to train on (3 steps of 8), 11 held out."""
@@ -75,20 +66,6 @@ def data():
 @pytest.fixture
 def recipe():
     return RECIPE
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """train/ and val/ with one folder of PNG files per class."""
-    random = np.random.default_rng(1)
-    root = tmp_path / "pictures"
-    for part, count in (("train", 4), ("val", 2)):
-        for label, name in enumerate(CLASSES):
-            (root / part / name).mkdir(parents=True)
-            for number in range(count):
-                image = Image.fromarray(coloured(label, random))
-                image.save(root / part / name / f"{number}.png")
-    return root
 
 
 class StoppingTerminal(Terminal):

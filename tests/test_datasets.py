@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coloured_pictures import folder  # noqa: F401 - a fixture
 from lavit_deploy.common.errors import DatasetError
 from lavit_deploy.datasets import FolderPictures, digit_pictures, open_data
 from lavit_deploy.preprocess import decode
