@@ -24,7 +24,7 @@ from lavit_deploy.serving.settings.settings import Isolation, LogFormat, Setting
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
 
 _SECRETS = ("LAVIT_API_KEYS", "LAVIT_ADMIN_KEYS")
-"""Variables of `lavit_deploy.serving.http.security`, whose import would need the HTTP packages."""
+"""Variables of `lavit_deploy.serving.http.api_keys`, whose import would need the HTTP packages."""
 
 _EXAMPLES = """\
   lavit-serve lavit_s.bundle

@@ -10,32 +10,31 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
 from lavit_deploy import __version__
 from lavit_deploy.common.errors import LavitError
-from lavit_deploy.serving.http.admission import Admission, Door, LoopLag
-from lavit_deploy.serving.http.connection import METRICS, SHEDDING
-from lavit_deploy.serving.http.early_refusal import Shedding
-from lavit_deploy.serving.http.fast_path import Express
-from lavit_deploy.serving.http.head_requests import AnswerHead
-from lavit_deploy.serving.http.request_log import Observer
+from lavit_deploy.serving.http.admission import Admission, AdmissionMiddleware
+from lavit_deploy.serving.http.api_keys import Access, ApiKeyMiddleware
+from lavit_deploy.serving.http.connection import EARLY_REFUSAL, METRICS
+from lavit_deploy.serving.http.deadlines import HEADER as DEADLINE
+from lavit_deploy.serving.http.early_refusal import EarlyRefusal
+from lavit_deploy.serving.http.fast_path import FastPath
+from lavit_deploy.serving.http.head_requests import HeadRequests
+from lavit_deploy.serving.http.loop_lag import LoopLag
+from lavit_deploy.serving.http.request_log import RequestLog
+from lavit_deploy.serving.http.response_headers import CompressionMiddleware, SafeHeadersMiddleware
 from lavit_deploy.serving.http.routes.admin import admin_routes, folders_of
+from lavit_deploy.serving.http.routes.classify import Classify, classify_routes, classify_with
+from lavit_deploy.serving.http.routes.health import health_routes
+from lavit_deploy.serving.http.routes.models import models_routes
 from lavit_deploy.serving.http.routes.openapi_docs import add_docs
-from lavit_deploy.serving.http.routes.routes import (
-    PAGE,
-    classify_routes,
-    classify_with,
-    list_routes,
-    operator_routes,
-    page_routes,
-)
+from lavit_deploy.serving.http.routes.page import add_page
 from lavit_deploy.serving.http.routes.v2 import protocol_routes
-from lavit_deploy.serving.http.security import Access, protect
 from lavit_deploy.serving.models.registry import Registry
 from lavit_deploy.serving.settings.settings import Settings
 from lavit_deploy.serving.telemetry.metrics import Metrics
@@ -78,7 +77,7 @@ def create_app(
     access = Access.load(settings, os.environ)
     lag = LoopLag()
     admission = Admission(
-        load=registry, lag=lag, crowd=settings.queue, seconds=settings.request_seconds
+        load=registry, lag=lag, burst=settings.queue, seconds=settings.request_seconds
     )
     # Keys, cross-origin rules and traces see a request before it is refused.
     whole_way = access.admin is not None or settings.cors_origins or tracing is not None
@@ -87,7 +86,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         registry.start()
         lag.start()
-        yield {METRICS: metrics, SHEDDING: None if whole_way else Shedding(admission, metrics)}
+        early = None if whole_way else EarlyRefusal(admission, metrics)
+        yield {METRICS: metrics, EARLY_REFUSAL: early}
         await registry.close(settings.drain_seconds)
         await lag.stop()
 
@@ -110,28 +110,49 @@ def create_app(
     classify = classify_with(
         registry, uploads, top_k=settings.top_k, seconds=settings.request_seconds
     )
-    # The last one added is the first one asked.
-    app.add_middleware(Express, classify=classify)
-    app.add_middleware(AnswerHead)
-    app.add_middleware(Door, admission=admission)
-    protect(app, settings, access)
+    _add_middleware(app, settings, access=access, admission=admission, classify=classify)
+    app.add_middleware(RequestLog, metrics=metrics, tracing=tracing)
     metrics.capacity(settings.queue)
-    app.add_middleware(Observer, metrics=metrics, tracing=tracing)
     app.include_router(classify_routes(classify))
-    app.include_router(list_routes(registry))
+    app.include_router(models_routes(registry))
     for router in protocol_routes(
         registry, uploads, max_files=settings.max_files, seconds=settings.request_seconds
     ):
         app.include_router(router)
-    app.include_router(operator_routes(registry, metrics))
+    app.include_router(health_routes(registry, metrics))
     if workers is not None and access.admin is not None:
         folders = folders_of(settings.sources)
         app.include_router(admin_routes(registry, uploads, folders, workers=workers))
-    app.include_router(page_routes())
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    add_page(app)
     add_docs(app)
     _explain_errors(app)
     return app
+
+
+def _add_middleware(
+    app: FastAPI,
+    settings: Settings,
+    *,
+    access: Access,
+    admission: Admission,
+    classify: Classify,
+) -> None:
+    """Add what stands between a request and its route; what is added last is asked first."""
+    app.add_middleware(FastPath, classify=classify)
+    app.add_middleware(HeadRequests)
+    app.add_middleware(AdmissionMiddleware, admission=admission)
+    app.add_middleware(CompressionMiddleware)
+    if access.admin is not None:  # which is where any key is configured
+        app.add_middleware(ApiKeyMiddleware, access=access)
+    if settings.cors_origins:  # before the keys: a browser's preflight carries none
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", DEADLINE),
+            expose_headers=("Retry-After", "Server-Timing", "X-Request-ID"),
+        )
+    app.add_middleware(SafeHeadersMiddleware)
 
 
 def _explain_errors(app: FastAPI) -> None:

@@ -16,7 +16,7 @@ _LOOK_AFTER = 0.1
 T = TypeVar("T")
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_when_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Await `work`, and cancel it when the client closes the connection.
 
     Args:

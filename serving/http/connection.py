@@ -29,13 +29,13 @@ from lavit_deploy.serving.errors import (
     RequestError,
     kind_of,
 )
-from lavit_deploy.serving.http.early_refusal import Shedding
+from lavit_deploy.serving.http.early_refusal import EarlyRefusal
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.wire.problem import MEDIA_TYPE, Problem, picture_problem, whole_problem
 
 _log = logging.getLogger("serving.requests")
 
-METRICS, SHEDDING = "metrics", "shedding"
+METRICS, EARLY_REFUSAL = "metrics", "early_refusal"
 """What connections look for in the lifespan's state."""
 
 HEAD_BYTES = 1 << 16
@@ -69,7 +69,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._in_body = False  # a head is complete, its message is not
         self._between = False  # what came last ended a message
-        self._shed = False  # this message was answered by its head
+        self._answered_early = False  # this message was answered by its head
         self._head = 0  # bytes of this head
         self._untold = 0  # bytes since the parser made something of them
         self._declining = False
@@ -159,18 +159,18 @@ class Connection(HttpToolsProtocol):
             return
         if len(self.pipeline) >= PIPELINED:
             raise _Refused(MalformedRequestError(f"more than {PIPELINED} pipelined requests"))
-        self._shed = self._refused_by_head()
-        if not self._shed:
+        self._answered_early = self._refused_by_head()
+        if not self._answered_early:
             super().on_headers_complete()
         self._untold = 0
         self._in_body = True
         self._stop_waiting()
-        if self._shed:
+        if self._answered_early:
             self.on_response_complete()
 
     def on_body(self, body: bytes) -> None:
         self._untold = 0
-        if not self._shed:
+        if not self._answered_early:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -180,7 +180,7 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         self._between = True
         self._stop_waiting()
-        if not self._shed:
+        if not self._answered_early:
             super().on_message_complete()
 
     def _grow(self, count: int) -> None:
@@ -242,8 +242,8 @@ class Connection(HttpToolsProtocol):
 
         What is rare, or would need more than this answer, is left to the application.
         """
-        shedding: Shedding | None = self.app_state.get(SHEDDING)
-        if shedding is None or not self._idle or self.expect_100_continue:
+        refusing: EarlyRefusal | None = self.app_state.get(EARLY_REFUSAL)
+        if refusing is None or not self._idle or self.expect_100_continue:
             return False
         if self.flow.write_paused:  # or answers would pile up for a client that takes none
             return False
@@ -253,7 +253,7 @@ class Connection(HttpToolsProtocol):
         if parser.get_http_version() != "1.1" or not parser.should_keep_alive():
             return False
         path = self.url.partition(b"?")[0].decode("ascii")
-        refused = shedding.refuse(path, Headers(raw=self.headers))
+        refused = refusing.refuse(path, Headers(raw=self.headers))
         if refused is None:
             return False
         self._answer(*refused)
@@ -297,7 +297,8 @@ class Connection(HttpToolsProtocol):
     def _may_answer(self) -> bool:
         """Whether nothing else is being answered, so that an answer is no other request's."""
         return self._idle or (
-            self._in_body and not (self._shed or self.pipeline or self.cycle.response_started)
+            self._in_body
+            and not (self._answered_early or self.pipeline or self.cycle.response_started)
         )
 
 

@@ -64,7 +64,7 @@ def seconds_of(headers: Mapping[str, str], default_seconds: float) -> float:
     return int(given) / 1e3
 
 
-async def before(deadline: float, work: Coroutine[Any, Any, T]) -> T:
+async def within_deadline(deadline: float, work: Coroutine[Any, Any, T]) -> T:
     """Await `work` until the deadline, then cancel it.
 
     Raises:

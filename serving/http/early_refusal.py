@@ -11,14 +11,15 @@ import time
 from starlette.datastructures import Headers
 
 from lavit_deploy.serving.errors import kind_of
-from lavit_deploy.serving.http.admission import Admission, route_of_work
+from lavit_deploy.serving.http.admission import Admission
 from lavit_deploy.serving.http.request_log import REQUEST_ID, TIMING, id_of_request
-from lavit_deploy.serving.http.security import SAFE_HEADERS
+from lavit_deploy.serving.http.response_headers import SAFE_HEADERS
+from lavit_deploy.serving.http.route_policy import policy_of
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.wire.problem import Problem, headers_of, picture_problem, whole_problem
 
 
-class Shedding:
+class EarlyRefusal:
     """Refuses work by its head alone, for connections; counted like other refusals, not logged.
 
     Not for a service with keys, cross-origin rules or traces: those come before any refusal.
@@ -43,15 +44,15 @@ class Shedding:
             The answer and its headers; None where the application is to answer.
         """
         started = time.perf_counter()
-        route = route_of_work(path)
-        if route is None or (refusal := self._admission.refusal(headers)) is None:
+        policy = policy_of(path)
+        if not policy.work or (refusal := self._admission.refusal(headers)) is None:
             return None
         request_id, kind = id_of_request(headers), kind_of(refusal)
         problem = whole_problem(picture_problem(refusal), path=path, request_id=request_id)
         seconds = time.perf_counter() - started
         self._metrics.error(kind)
         self._metrics.request(
-            route=route, method="POST", status=problem.status, reason=kind, seconds=seconds
+            route=policy.path, method="POST", status=problem.status, reason=kind, seconds=seconds
         )
         return problem, {
             **headers_of(refusal),

@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lavit_deploy.common.errors import LavitError
-from lavit_deploy.serving.http.routes.routes import CLASSIFY, Classify
+from lavit_deploy.serving.http.route_policy import CLASSIFY
+from lavit_deploy.serving.http.routes.classify import Classify
 from lavit_deploy.serving.wire.problem import error_response
 
 
-class Express:
+class FastPath:
     """ASGI middleware, the innermost one: answers such requests itself, passes all others on.
 
     Args:

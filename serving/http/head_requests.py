@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class AnswerHead:
+class HeadRequests:
     """ASGI middleware that turns HEAD into GET for what lies behind it, and drops the body.
 
     Args:

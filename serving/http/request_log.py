@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.errors import NotReadyError, UnexpectedError
+from lavit_deploy.serving.http.route_policy import policy_of
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.telemetry.timeline import Timeline
 from lavit_deploy.serving.telemetry.tracing import RequestTrace, Tracing
@@ -30,11 +31,8 @@ _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:+=-]{1,128}")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-_QUIET = frozenset({"/healthz", "/readyz", "/metrics", "/page", "/docs/assets"})
-"""Routes whose successes are logged at debug level only."""
 
-
-class Observer:
+class RequestLog:
     """ASGI middleware that sees every request from its first byte to its last.
 
     Args:
@@ -86,7 +84,7 @@ class Observer:
             Timeline.end(token)
 
     def _trace(self, scope: Scope, timeline: Timeline) -> RequestTrace | None:
-        if self._tracing is None or scope["path"] in _QUIET:
+        if self._tracing is None or policy_of(scope["path"]).quiet:
             return None
         trace = self._tracing.begin(
             Headers(scope=scope), timeline, method=_method(scope), path=scope["path"]
@@ -110,7 +108,7 @@ class Observer:
         )
         if trace is not None:
             trace.end(timeline, method=method, route=route, status=status, reason=reason)
-        quiet = (route in _QUIET and status < 400) or "quiet" in state
+        quiet = (policy_of(scope["path"]).quiet and status < 400) or "quiet" in state
         _log.log(
             logging.DEBUG if quiet else logging.INFO,
             "%s %s %d",

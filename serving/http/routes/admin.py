@@ -15,6 +15,7 @@ from lavit_deploy.serving.errors import (
     SeveralWorkersError,
     UnknownModelError,
 )
+from lavit_deploy.serving.http.route_policy import ADMIN_VERSION
 from lavit_deploy.serving.models.registry import Registry
 from lavit_deploy.serving.settings.model_source import WORD, ModelSource
 from lavit_deploy.serving.wire.answers import admin_entry, model_entry
@@ -22,7 +23,6 @@ from lavit_deploy.serving.wire.problem import problem_doc
 from lavit_deploy.serving.wire.schemas import AdminList, LoadModel, ModelEntry
 from lavit_deploy.serving.wire.uploads import UploadReader
 
-_VERSION = "/admin/models/{name}/versions/{version}"
 _Name = Annotated[str, InPath(description="The model's name.", pattern=f"^{WORD}$")]
 _Version = Annotated[str, InPath(description="Its version.", pattern=f"^{WORD}$")]
 
@@ -46,7 +46,7 @@ def admin_routes(
         return AdminList(models=tuple(admin_entry(item) for item in registry.listing()))
 
     @router.post(
-        _VERSION,
+        ADMIN_VERSION,
         summary="Load a model, or exchange it",
         responses={
             400: problem_doc("The body is not what it should be."),
@@ -77,7 +77,7 @@ def admin_routes(
         return model_entry(loaded)
 
     @router.delete(
-        _VERSION,
+        ADMIN_VERSION,
         summary="Unload a model",
         status_code=204,
         responses={

@@ -14,23 +14,22 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
+from lavit_deploy.serving.http.route_policy import DOCS_ASSETS
 from lavit_deploy.serving.wire.json_body import JsonPictures
 from lavit_deploy.serving.wire.problem import Problem
 from lavit_deploy.serving.wire.v2_tensors import InferRequest
-
-_ASSETS = "/docs/assets"
 
 
 def add_docs(app: FastAPI) -> None:
     """Add `/docs`, its assets, and the schemas that the routes refer to."""
     with as_file(files("fastapi_offline") / "static") as folder:
-        app.mount(_ASSETS, StaticFiles(directory=folder), name="docs-assets")
+        app.mount(DOCS_ASSETS, StaticFiles(directory=folder), name="docs-assets")
 
     page = get_swagger_ui_html(
         openapi_url=app.openapi_url or "",
         title=f"{app.title}: HTTP API",
-        swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
-        swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+        swagger_js_url=f"{DOCS_ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{DOCS_ASSETS}/swagger-ui.css",
         swagger_favicon_url="/page/icon.svg",
     )
     html = bytes(page.body)

@@ -13,8 +13,9 @@ from fastapi import APIRouter, Request, Response
 from lavit_deploy import __version__
 from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.errors import NotReadyError
-from lavit_deploy.serving.http.client_gone import unless_gone
-from lavit_deploy.serving.http.deadlines import DEADLINE_DOC, before, deadline_of
+from lavit_deploy.serving.http.client_gone import cancel_when_gone
+from lavit_deploy.serving.http.deadlines import DEADLINE_DOC, deadline_of, within_deadline
+from lavit_deploy.serving.http.route_policy import MODEL, VERSION
 from lavit_deploy.serving.models.classifier import Classifier
 from lavit_deploy.serving.models.lookup import Models
 from lavit_deploy.serving.wire.problem import (
@@ -48,8 +49,6 @@ _UNKNOWN = problem_doc("There is no such model.")
 _UNREADY = problem_doc("Not ready; the detail says why.")
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _EXTENSIONS = ("binary_tensor_data", "classification")
-_MODEL = "/v2/models/{model_name}"
-_VERSION = "/v2/models/{model_name}/versions/{model_version}"
 
 _REFUSALS = {
     400: "The request breaks the protocol, or asks for what the model does not have.",
@@ -105,12 +104,12 @@ def _server_routes(models: Models) -> APIRouter:
 def _model_routes(models: Models) -> APIRouter:
     router = APIRouter(tags=[_TAG])
 
-    @router.get(_MODEL, summary="What a model takes and gives", responses={404: _UNKNOWN})
+    @router.get(MODEL, summary="What a model takes and gives", responses={404: _UNKNOWN})
     async def of_model(model_name: str) -> ModelMetadata:
         """Send one of the inputs: either decoded pictures or picture files."""
         return metadata(model_name, None)
 
-    @router.get(_VERSION, summary="What a version takes and gives", responses={404: _UNKNOWN})
+    @router.get(VERSION, summary="What a version takes and gives", responses={404: _UNKNOWN})
     async def of_version(model_name: str, model_version: str) -> ModelMetadata:
         """Send one of the inputs: either decoded pictures or picture files."""
         return metadata(model_name, model_version)
@@ -122,12 +121,12 @@ def _model_routes(models: Models) -> APIRouter:
 
     refusals: dict[int | str, dict[str, Any]] = {404: _UNKNOWN, 503: _UNREADY}
 
-    @router.get(f"{_MODEL}/ready", summary="Is a model ready?", responses=refusals)
+    @router.get(f"{MODEL}/ready", summary="Is a model ready?", responses=refusals)
     async def model_ready(model_name: str) -> ModelReady:
         """Whether it takes pictures now."""
         return ready(model_name, None)
 
-    @router.get(f"{_VERSION}/ready", summary="Is a version ready?", responses=refusals)
+    @router.get(f"{VERSION}/ready", summary="Is a version ready?", responses=refusals)
     async def version_ready(model_name: str, model_version: str) -> ModelReady:
         """Whether it takes pictures now."""
         return ready(model_name, model_version)
@@ -148,7 +147,7 @@ def _infer_routes(
 
     async def infer(request: Request, model_name: str, model_version: str | None) -> Response:
         deadline = deadline_of(request, seconds)
-        return await before(deadline, answer(request, model_name, model_version, deadline))
+        return await within_deadline(deadline, answer(request, model_name, model_version, deadline))
 
     async def answer(
         request: Request, model_name: str, model_version: str | None, deadline: float
@@ -164,7 +163,7 @@ def _infer_routes(
                 )
                 call = await asyncio.to_thread(read) if len(body) > LONG else read()
                 request.state.pictures = len(call.pictures)
-                results = await unless_gone(request, classifier.infer(call.pictures, deadline))
+                results = await cancel_when_gone(request, classifier.infer(call.pictures, deadline))
                 rows = []  # [K] each
                 for index, result in enumerate(results):
                     if isinstance(result, LavitError):
@@ -180,7 +179,7 @@ def _infer_routes(
     extra = {"requestBody": _request_body(), "parameters": [_LENGTH_DOC, DEADLINE_DOC]}
 
     @router.post(
-        f"{_MODEL}/infer",
+        f"{MODEL}/infer",
         summary="Run a model on a batch of pictures",
         response_model=InferResponse,
         responses=responses,
@@ -191,7 +190,7 @@ def _infer_routes(
         return await infer(request, model_name, None)
 
     @router.post(
-        f"{_VERSION}/infer",
+        f"{VERSION}/infer",
         summary="Run a version on a batch of pictures",
         response_model=InferResponse,
         responses=responses,
@@ -246,9 +245,7 @@ _LENGTH_DOC = {
 def _request_body() -> dict[str, Any]:
     """OpenAPI's description of what `/infer` takes."""
     schema = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop(
-        "$defs", None
-    )  # lavit_deploy.serving.http.routes.openapi_docs puts them where the references point
+    schema.pop("$defs", None)  # `openapi_docs` puts them where the references point
     return {
         "required": True,
         "content": {

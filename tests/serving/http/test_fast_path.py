@@ -1,8 +1,5 @@
 """The short way to `/classify` against the long one, which a query takes."""
 
-import gzip
-import json
-
 import pytest
 
 SHORT, LONG = "/classify", "/classify?top_k=3"  # the model has three classes: the same answer
@@ -62,14 +59,3 @@ def test_both_ways_are_counted_under_the_same_route(client, picture):
 
 def test_another_method_is_refused_as_ever(client):
     assert client.get(SHORT).status_code == 405
-
-
-def test_long_answers_are_packed_for_clients_that_unpack_them_and_for_no_others(client, picture):
-    files = [("files", (f"{'name' * 50}{number}.png", picture())) for number in range(4)]
-    with client.stream("POST", SHORT, files=files, headers={"Accept-Encoding": "gzip"}) as packed:
-        assert packed.headers["content-encoding"] == "gzip"
-        assert packed.headers["vary"] == "Accept-Encoding"
-        assert len(json.loads(gzip.decompress(b"".join(packed.iter_raw())))["results"]) == 4
-    plain = client.post(SHORT, files=files, headers={"Accept-Encoding": "identity"})
-    assert "content-encoding" not in plain.headers
-    assert len(plain.json()["results"]) == 4

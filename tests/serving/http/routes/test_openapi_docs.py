@@ -1,6 +1,10 @@
 """The description at /openapi.json against a real server: no answer that it does not announce."""
 
+import base64
+import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +55,41 @@ def test_schemathesis_finds_no_answer_that_contradicts_the_description(
     assert run.returncode == 0, run.stdout + run.stderr
     for phase in ("Coverage", "Fuzzing", "Stateful"):
         assert f"✅  {phase} (in" in run.stdout
+
+
+def test_the_documentation_comes_from_this_server_alone(client):
+    page = client.get("/docs").text
+    assert "//cdn" not in page
+    assert "https://" not in page
+    for asset in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert client.get(asset).status_code == 200, asset
+
+
+def test_openapi_describes_answers_problems_and_limits(client):
+    schema = client.get("/openapi.json").json()
+    classify = schema["paths"]["/classify"]["post"]
+    assert set(classify["responses"]) == {
+        *("200", "400", "404", "408", "413", "415", "422", "500", "503", "504"),
+    }
+    names = {item["name"] for item in classify["parameters"]}
+    assert names == {"top_k", "model", "version", "X-Request-Timeout-Ms"}
+    body = classify["requestBody"]["content"]
+    assert set(body) >= {
+        *("multipart/form-data", "application/json", "image/jpeg", "application/octet-stream"),
+    }
+    for status, response in classify["responses"].items():
+        if status != "200":
+            assert list(response["content"]) == ["application/problem+json"]
+    text = json.dumps(schema)
+    for reference in set(re.findall(r"#/components/schemas/(\w+)", text)):
+        assert reference in schema["components"]["schemas"]
+    assert "HTTPValidationError" not in text
+
+
+def test_the_documentation_runs_only_the_script_it_came_with(client):
+    response = client.get("/docs")
+    (policy,) = re.findall(r"script-src ([^;]+)", response.headers["content-security-policy"])
+    assert "unsafe" not in policy
+    (script,) = re.findall(r"<script>(.*?)</script>", response.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy

@@ -1,45 +1,33 @@
-"""The routes: what clients, operators and people call."""
+"""`/classify`: pictures in, classes out."""
 
 # No `from __future__ import annotations` here: FastAPI reads the limits inside the annotations,
 # and they come from the model.
 
 import time
-from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse
 
 from lavit_deploy.serving.decoding.picture_formats import Formats
-from lavit_deploy.serving.errors import InvalidParameterError, NotReadyError
-from lavit_deploy.serving.http.client_gone import unless_gone
-from lavit_deploy.serving.http.deadlines import DEADLINE_DOC, before, deadline_of
+from lavit_deploy.serving.errors import InvalidParameterError
+from lavit_deploy.serving.http.client_gone import cancel_when_gone
+from lavit_deploy.serving.http.deadlines import DEADLINE_DOC, deadline_of, within_deadline
+from lavit_deploy.serving.http.route_policy import CLASSIFY
 from lavit_deploy.serving.models.lookup import Models
-from lavit_deploy.serving.telemetry.metrics import Metrics
-from lavit_deploy.serving.wire.answers import milliseconds, model_entry, model_id, picture_answer
+from lavit_deploy.serving.wire.answers import milliseconds, model_id, picture_answer
 from lavit_deploy.serving.wire.json_body import JsonPictures
 from lavit_deploy.serving.wire.problem import (
     PictureProblem,
     RefusedPicture,
-    error_response,
     problem_doc,
     problem_response,
 )
 from lavit_deploy.serving.wire.schemas import (
     Classification,
     FailedPicture,
-    Health,
-    ModelList,
     RequestTiming,
 )
 from lavit_deploy.serving.wire.uploads import JSON, MULTIPART, RAW, UploadReader
-
-CLASSIFY = "/classify"
-PAGE = Path(__file__).parents[2] / "page"
-_PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 _REFUSALS = {
     400: "The request has no picture, or its body breaks the format.",
@@ -96,7 +84,7 @@ def classify_with(models: Models, uploads: UploadReader, *, top_k: int, seconds:
         version: str | None = None,
     ) -> Response:
         deadline = deadline_of(request, seconds)
-        return await before(deadline, answer(request, (model, version), asked, deadline))
+        return await within_deadline(deadline, answer(request, (model, version), asked, deadline))
 
     async def answer(
         request: Request,
@@ -114,7 +102,7 @@ def classify_with(models: Models, uploads: UploadReader, *, top_k: int, seconds:
                 work = classifier.classify(
                     [picture.data for picture in pictures], classes, deadline
                 )
-                found = await unless_gone(request, work)
+                found = await cancel_when_gone(request, work)
         results = [
             picture_answer(index, picture.name, result, classifier.classes)
             for index, (picture, result) in enumerate(zip(pictures, found, strict=True))
@@ -170,70 +158,11 @@ def classify_routes(classify: Classify) -> APIRouter:
     return router
 
 
-def list_routes(models: Models) -> APIRouter:
-    """`GET /models`."""
-    router = APIRouter(tags=["classify"])
-
-    @router.get("/models", summary="Which models are there?")
-    async def list_models() -> ModelList:
-        """Every model that can be asked, by name and version."""
-        return ModelList(models=tuple(model_entry(item) for item in models.listing()))
-
-    return router
-
-
 def _classes(asked: int | None, usual: int, most: int) -> int:
     """How many classes to answer with."""
     if asked is not None and asked > most:
         raise InvalidParameterError(f"top_k: must be 1..{most}, given {str(asked)[:40]}")
     return min(usual, most) if asked is None else asked
-
-
-def operator_routes(models: Models, metrics: Metrics) -> APIRouter:
-    """`/healthz`, `/readyz` and `/metrics`."""
-    router = APIRouter(tags=["operation"])
-
-    @router.get("/healthz", summary="Is the process alive?")
-    async def healthz() -> Health:
-        """Answers as long as the event loop runs."""
-        return Health()
-
-    @router.get(
-        "/readyz",
-        summary="Should traffic be sent here?",
-        response_model=Health,
-        responses={503: problem_doc("Warming up, stopping or broken; the detail says which.")},
-    )
-    async def readyz(request: Request) -> Response:
-        """Ready once every model has answered a warm-up, until the service begins to stop."""
-        reason = models.unready_reason
-        if reason is not None:
-            return error_response(request, NotReadyError(reason))
-        return Response(Health().model_dump_json(), media_type="application/json")
-
-    @router.get(
-        "/metrics",
-        summary="Metrics for Prometheus",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-    )
-    async def show_metrics(request: Request) -> Response:
-        """Requests, errors, queues, batches and times, in Prometheus' text format."""
-        content, media_type = metrics.exposition(request.headers.get("accept", ""))
-        return Response(content, media_type=media_type)
-
-    return router
-
-
-def page_routes() -> APIRouter:
-    """`/`: the page for people."""
-    router = APIRouter()
-
-    @router.get("/", include_in_schema=False)
-    async def index() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY})
-
-    return router
 
 
 def _refusal(request: Request, failed: list[FailedPicture]) -> Response:
@@ -276,9 +205,7 @@ def _request_body() -> dict[str, Any]:
     }
     kinds = Formats.available().media_types
     base64 = JsonPictures.model_json_schema(ref_template="#/components/schemas/{model}")
-    base64.pop(
-        "$defs"
-    )  # lavit_deploy.serving.http.routes.openapi_docs puts them where the references point
+    base64.pop("$defs")  # `openapi_docs` puts them where the references point
     return {
         "required": True,
         "content": {

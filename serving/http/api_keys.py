@@ -1,4 +1,4 @@
-"""Who may call the service and what browsers may do with its answers."""
+"""Who may call the service: by keys, of which only hashes are kept."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi import FastAPI
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.serving.errors import UnauthorizedError
-from lavit_deploy.serving.http.deadlines import HEADER as DEADLINE
+from lavit_deploy.serving.http.route_policy import policy_of
 from lavit_deploy.serving.settings.settings import Settings
 from lavit_deploy.serving.wire.problem import error_response
 
@@ -28,19 +25,7 @@ VARIABLE = "LAVIT_API_KEYS"
 ADMIN_VARIABLE = "LAVIT_ADMIN_KEYS"
 """The same for the keys of administration."""
 
-_ADMIN = "/admin/"
 _SHORTEST = 16  # characters; 64 bits where they are hexadecimal
-_OPEN = frozenset(
-    {"/", "/healthz", "/readyz", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
-)
-_OPEN_FOLDERS = ("/page/", "/docs")
-_COMPRESSED_FROM = 1024  # bytes; below, packing takes longer than sending
-
-SAFE_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
 
 
 class ApiKeys:
@@ -150,13 +135,17 @@ class Access:
 
     def to(self, path: str) -> ApiKeys | None:
         """The keys that open a path; None: everybody may come in."""
-        if path.startswith(_ADMIN):
-            return self.admin
-        return None if _is_open(path) else self.keys
+        kind = policy_of(path).key
+        return None if kind == "none" else self.admin if kind == "admin" else self.keys
 
 
-class _KeyGate:
-    """ASGI middleware that lets requests with a key through, and everybody to open routes."""
+class ApiKeyMiddleware:
+    """ASGI middleware that lets requests with a key through, and everybody to open routes.
+
+    Args:
+        app: what answers.
+        access: which keys open what.
+    """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -171,62 +160,3 @@ class _KeyGate:
                 await error_response(Request(scope), error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def _is_open(path: str) -> bool:
-    return path in _OPEN or path.startswith(_OPEN_FOLDERS)
-
-
-class _SafeHeaders:
-    """ASGI middleware that gives every answer the headers it does not have yet."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def completed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SAFE_HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        await self._app(scope, receive, completed)
-
-
-class _Compression(GZipMiddleware):
-    """Packs answers for clients that can unpack them.
-
-    The answer to a POST is kept by no cache, which alone would ask what it varies with: where it
-    will not be packed, it is sent past starlette's look at it, which takes 8 % of the time of a
-    request to a small model.
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and not _takes_gzip(scope):
-            await self.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-
-def _takes_gzip(scope: Scope) -> bool:
-    return any(name == b"accept-encoding" and b"gzip" in value for name, value in scope["headers"])
-
-
-def protect(app: FastAPI, settings: Settings, access: Access) -> None:
-    """Add keys, cross-origin rules, compression of answers and security headers.
-
-    What is added to the application later is asked earlier.
-    """
-    app.add_middleware(_Compression, minimum_size=_COMPRESSED_FROM, compresslevel=5)
-    if access.admin is not None:  # which is where any key is configured
-        app.add_middleware(_KeyGate, access=access)
-    if settings.cors_origins:  # before the keys: a browser's preflight carries none
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST"),
-            allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", DEADLINE),
-            expose_headers=("Retry-After", "Server-Timing", "X-Request-ID"),
-        )
-    app.add_middleware(_SafeHeaders)
