@@ -36,6 +36,7 @@ OF_SEVERAL_MODULES = {
     "test_docs.py",
     "test_packaging.py",
     "test_public_names.py",
+    "test_raw_client.py",
     "training/test_examples.py",
 }
 """Tests of what lies in several modules, or in none of Python's."""

@@ -8,6 +8,8 @@ import socket
 
 import pytest
 
+from raw_client import RawClient
+
 PATIENCE = 30.0
 
 HURRIED = """\
@@ -33,7 +35,7 @@ def hurried(serve, bundle_path):
 
 
 def connect(server, receive_buffer=None):
-    client = socket.socket()
+    client = RawClient()
     if receive_buffer is not None:  # before it connects, or it is too late
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     client.settimeout(PATIENCE)

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from raw_client import RawClient
+
 PATIENCE = 30.0
 
 REFUSING = """\
@@ -45,7 +47,9 @@ def locked(serve, bundle_path, tmp_path):
 
 
 def connect(server):
-    client = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    client = RawClient()
+    client.settimeout(PATIENCE)
+    client.connect(("127.0.0.1", server.port))
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
