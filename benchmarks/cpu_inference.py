@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.environment import Environment, available_cores
@@ -43,7 +44,6 @@ from lavit_deploy.export.judging.reference import compare, run_artifact
 from lavit_deploy.export.targets.openvino import ensure_ir
 from lavit_deploy.folding.fold import fold
 from lavit_deploy.manifest import BatchRange
-from lavit_deploy.model.checkpoint import Checkpoint
 from lavit_deploy.model.config import PRESETS, preset
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess, normalise

@@ -29,10 +29,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.common.atomic_files import atomic_path, write_text
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.datasets import DataSource, digit_pictures
-from lavit_deploy.model.checkpoint import load_checkpoint
 from lavit_deploy.model.config import lavit_micro
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.model.losses import asymmetry, diagonal_share, square_map

@@ -29,9 +29,9 @@ from int8_speed.report import BATCHES, PLAIN, Row, merged, read_rows, write_repo
 from int8_speed.timing import timed_in_turn
 
 from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.export.quantization.accuracy_loss import loss
 from lavit_deploy.export.quantization.calibration import LabelledPictures, open_split
-from lavit_deploy.model.checkpoint import load_checkpoint
 from lavit_deploy.preprocess import Pixels, Preprocess
 from lavit_deploy.profiles.baselines import BASELINES
 from lavit_deploy.runtimes.base import Logits

@@ -24,9 +24,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from lavit_deploy.checkpoint import save_checkpoint
 from lavit_deploy.datasets import Pictures, digit_pictures
 from lavit_deploy.export.judging.parity_pictures import SAMPLES
-from lavit_deploy.model.checkpoint import save_checkpoint
 from lavit_deploy.model.config import preset
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess, decode, normalise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.checkpoint import Checkpoint, load_checkpoint
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.export.judging.parity_pictures import folder_pictures, sample_pictures
 from lavit_deploy.export.pipeline import Job, check_destination, export_bundle
@@ -24,7 +25,6 @@ from lavit_deploy.export.request import (
 )
 from lavit_deploy.export.targets.target import Progress
 from lavit_deploy.manifest import BatchRange, Device, Precision
-from lavit_deploy.model.checkpoint import Checkpoint, load_checkpoint
 
 ALL: tuple[TargetName, ...] = ("auto",)
 """All that can be built and run here."""

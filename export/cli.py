@@ -23,8 +23,8 @@ from lavit_deploy.export.request import (
     NarrowMlp,
     Request,
 )
+from lavit_deploy.families.catalogue import preset_names
 from lavit_deploy.manifest import Precision
-from lavit_deploy.model.config import PRESETS
 
 PARITY_FAILED = 1
 """Exit code when the bundle was written but an artifact that was asked for failed parity."""
@@ -47,7 +47,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     source = parser.add_argument_group("checkpoint")
     source.add_argument("--ckpt", type=Path, required=True, help="checkpoint, .pth or .safetensors")
-    source.add_argument("--arch", choices=PRESETS, help="preset, where the file does not say")
+    source.add_argument(
+        "--arch", choices=preset_names(), help="preset, where the file does not say"
+    )
     source.add_argument("--use-ema", action="store_true", help="take the averaged weights")
     source.add_argument(
         "--classes", type=Path, help="class names: a JSON list, or a text file with one in a line"
@@ -147,8 +149,8 @@ def main(arguments: Sequence[str] | None) -> int:
     try:
         from rich.console import Console
 
+        from lavit_deploy.checkpoint import load_checkpoint
         from lavit_deploy.export import api, console, pipeline
-        from lavit_deploy.model.checkpoint import load_checkpoint
     except ImportError as error:
         raise MissingDependencyError(
             error.name or "a package", extra="export", purpose="run lavit-export"

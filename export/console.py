@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.export.mobile.console_table import is_mobile, print_mobile
@@ -36,8 +37,10 @@ def print_plan(console: Console, job: Job, out: Path) -> None:
         _say(console, f"  [yellow]assumed[/yellow] {escape(sentence)}")
     for step in job.plan.steps:
         _say_step(console, step.action, step.what, step.why)
-    if job.folding is None:
+    if not job.fold:
         _say_step(console, "skip", "folding", "--no-fold keeps the operators of the paper")
+    elif job.folding is None:
+        _say_step(console, "skip", "folding", f"none is known for {checkpoint.family.name}")
     else:
         _say_step(console, "fold", "model", f"exactly: {_change(job.folding)}")
     for skipped in job.pictures.skipped:
@@ -87,7 +90,7 @@ def _print_step(console: Console, name: str) -> None:
         console.print(f"  ... {name}")
 
 
-def _change(folding: Folding) -> str:
+def _change(folding: Folding[nn.Module]) -> str:
     """What folding saved, in words."""
     before, after = folding.report.before, folding.report.after
     return (

@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from torch import nn
+
 from lavit_deploy import __version__
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.measurement import retune, save
+from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.atomic_files import atomic_directory
 from lavit_deploy.common.environment import Environment, command_line
 from lavit_deploy.common.errors import ExportError, UsageError
@@ -23,11 +26,8 @@ from lavit_deploy.export.request import TRITON
 from lavit_deploy.export.targets.target import NotBuilt, Progress
 from lavit_deploy.export.triton_server.repository import check_names, write_repository
 from lavit_deploy.folding.fold import Folding
-from lavit_deploy.folding.fold import fold as fold_model
 from lavit_deploy.manifest import Artifact, BatchRange, Manifest
 from lavit_deploy.manifest import Checkpoint as CheckpointRecord
-from lavit_deploy.model.checkpoint import Checkpoint
-from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.runtimes.specs import distributions
 
 
@@ -52,7 +52,7 @@ class Job:
     fold: bool = True
 
     @cached_property
-    def model(self) -> LaViT:
+    def model(self) -> nn.Module:
         """The float32 PyTorch model that everything is compared with.
 
         Raises:
@@ -61,13 +61,15 @@ class Job:
         return self.checkpoint.build()
 
     @cached_property
-    def folding(self) -> Folding | None:
-        """The folded model that artifacts are built from; None if `fold` is off.
+    def folding(self) -> Folding[nn.Module] | None:
+        """The folded model that artifacts are built from; None if `fold` is off, or none is known.
 
         Raises:
             ExportError: a rewrite did not keep its contract.
         """
-        return fold_model(self.model, self.checkpoint.preprocess) if self.fold else None
+        if not self.fold:
+            return None
+        return self.checkpoint.family.fold(self.model, self.checkpoint.preprocess)
 
 
 def step_names(plan: Plan) -> list[str]:
@@ -162,6 +164,7 @@ def _manifest(job: Job, made: list[Artifact | NotBuilt]) -> Manifest:
         project_version=__version__,
         name=job.name,
         architecture=checkpoint.architecture,
+        family=checkpoint.family.name,
         config=checkpoint.config,
         classes=checkpoint.classes,
         preprocess=checkpoint.preprocess,

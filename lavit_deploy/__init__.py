@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lavit_deploy.bundle.bundle import Bundle as Bundle
     from lavit_deploy.bundle.inference import classify as classify
     from lavit_deploy.bundle.inference import open_runtime as open_runtime
+    from lavit_deploy.checkpoint import load_checkpoint as load_checkpoint
     from lavit_deploy.common.errors import BundleError as BundleError
     from lavit_deploy.common.errors import CheckpointError as CheckpointError
     from lavit_deploy.common.errors import ImageError as ImageError
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from lavit_deploy.export.api import export_checkpoint as export_checkpoint
     from lavit_deploy.manifest import Artifact as Artifact
     from lavit_deploy.manifest import Manifest as Manifest
-    from lavit_deploy.model.checkpoint import load_checkpoint as load_checkpoint
     from lavit_deploy.model.config import LaViTConfig as LaViTConfig
     from lavit_deploy.model.lavit import LaViT as LaViT
     from lavit_deploy.preprocess import Preprocess as Preprocess
@@ -44,7 +44,7 @@ _PLACES = {
     "UsageError": "common.errors",
     "classify": "bundle.inference",
     "export_checkpoint": "export.api",
-    "load_checkpoint": "model.checkpoint",
+    "load_checkpoint": "checkpoint",
     "open_runtime": "bundle.inference",
 }
 """Where each public name is defined. The function is `export_checkpoint`: `lavit_deploy.export` is

@@ -6,34 +6,58 @@ The schema is a pydantic model; `docs/manifest.schema.json` is its JSON Schema.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+)
 
 from lavit_deploy.common.environment import Environment
-from lavit_deploy.model.config import LaViTConfig
+from lavit_deploy.families.catalogue import DEFAULT, FAMILIES, find_family
+from lavit_deploy.families.family import Configuration
 from lavit_deploy.preprocess import Preprocess
 
 SCHEMA_VERSION: Literal[1] = 1
 """Raised whenever a reader of the version before would misunderstand a manifest."""
 
 Device = Literal["cpu", "cuda"]
-RuntimeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+"""Of a family, a task or a runtime."""
+RuntimeName = Name
 """Of `lavit_deploy.runtimes.specs`, or of a mobile format; one that is not known here is passed
 over when an artifact is chosen."""
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "int8-weights", "palette6"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def _config_from(value: object) -> object:
-    return LaViTConfig.from_dict(value) if isinstance(value, dict) else value
+def _config_of(value: object, info: ValidationInfo) -> Configuration:
+    """A configuration of the family that the manifest names.
+
+    Raises:
+        ConfigError: no such family, or a configuration that breaks a rule of it.
+    """
+    family = find_family(info.data.get("family", DEFAULT))
+    if isinstance(value, family.config_type):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"is no configuration of the family {family.name}")  # noqa: TRY004 - pydantic's
+    return family.read_config(value)
 
 
 ModelConfig = Annotated[
-    LaViTConfig,
-    BeforeValidator(_config_from),
-    PlainSerializer(LaViTConfig.to_dict, return_type=dict[str, Any]),
+    Configuration,
+    PlainValidator(
+        _config_of,
+        json_schema_input_type=Union[*(family.config_type for family in FAMILIES), dict[str, Any]],
+    ),
+    PlainSerializer(lambda config: config.to_dict(), return_type=dict[str, Any]),
 ]
+"""Of one family's own type; in JSON, an object with that type's fields."""
 
 
 class _Record(BaseModel):
@@ -310,6 +334,8 @@ class Manifest(_Record):
         schema_version: `SCHEMA_VERSION` of the writer.
         project_version: version of lavit-deploy that wrote it.
         name: model name, shown to clients.
+        family: model family that the configuration is of; see `lavit_deploy.families`.
+        task: what the outputs mean; see `lavit_deploy.tasks`.
         architecture: preset that the configuration equals, "custom" otherwise.
         config: the model's configuration.
         classes: class names in the order of the logits.
@@ -328,6 +354,8 @@ class Manifest(_Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     project_version: str
     name: str
+    family: Name = DEFAULT
+    task: Name = "classification"
     architecture: str
     config: ModelConfig
     classes: tuple[str, ...]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from int8_speed.report import PLAIN, Row
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
+from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.export.quantization.accuracy_loss import relative_error
 from lavit_deploy.export.quantization.activation_ranges import METHODS, collect, steps
 from lavit_deploy.export.quantization.calibration import LabelledPictures, Split
@@ -25,7 +26,6 @@ from lavit_deploy.export.quantization.quantizable_nodes import (
     values_of_the_picture,
 )
 from lavit_deploy.export.quantization.scheme import run_graph
-from lavit_deploy.model.checkpoint import Checkpoint
 from lavit_deploy.preprocess import Pixels, Preprocess, normalise
 from lavit_deploy.profiles.baselines import BASELINES
 from lavit_deploy.runtimes.base import Logits

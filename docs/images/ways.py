@@ -10,7 +10,7 @@ from __future__ import annotations
 from html import escape
 
 CHECKPOINT = (
-    ("lavit_deploy.model.checkpoint", "read, fitted to its model, never executed"),
+    ("lavit_deploy.checkpoint", "read, fitted to its model, never executed"),
     ("lavit_deploy.export.api", "what is asked for, and a plan of what can be built here"),
     ("lavit_deploy.folding.fold", "the same function in fewer operators, proven in float64"),
     ("lavit_deploy.export.graphs", "one ONNX graph for each precision; normalisation inside"),

@@ -1,4 +1,4 @@
-"""LaViT to ONNX: uint8 pictures in, float32 logits out, checked before it is kept."""
+"""Models to ONNX: uint8 pictures in, float32 logits out, checked before it is kept."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.atomic_files import atomic_path
 from lavit_deploy.common.errors import ExportError
-from lavit_deploy.folding.modules import FoldedLaViT
+from lavit_deploy.families.family import Configuration
 from lavit_deploy.manifest import BatchRange, Precision
-from lavit_deploy.model.checkpoint import Checkpoint
-from lavit_deploy.model.config import LaViTConfig
-from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess
 
 OPSET = 22
@@ -33,8 +31,8 @@ INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 
 
-class DeployableLaViT(nn.Module):
-    """A LaViT with its normalisation inside: uint8 [B, H, W, 3] -> float32 logits [B, K].
+class WithNormalisation(nn.Module):
+    """A model with its normalisation inside: uint8 [B, H, W, 3] -> what the model gives.
 
     The service then sends a quarter of the bytes, and there is no mean or std to get wrong.
     """
@@ -42,7 +40,7 @@ class DeployableLaViT(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: LaViT, preprocess: Preprocess) -> None:
+    def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
         self.model = model
         std = torch.tensor(preprocess.std, dtype=torch.float64) * 255.0
@@ -58,7 +56,7 @@ class DeployableLaViT(nn.Module):
 
 def write_onnx(
     checkpoint: Checkpoint,
-    model: LaViT | FoldedLaViT,
+    model: nn.Module,
     path: Path,
     *,
     batch: BatchRange,
@@ -80,8 +78,9 @@ def write_onnx(
         ExportError: the exporter, the ONNX checker or shape inference refused the model, or a
             LayerNorm was taken apart.
     """
-    module = DeployableLaViT(model, checkpoint.preprocess) if isinstance(model, LaViT) else model
-    graph = _export(module, model.config, batch)
+    ready = checkpoint.family.takes_pixels(model)
+    module = model if ready else WithNormalisation(model, checkpoint.preprocess)
+    graph = _export(module, checkpoint.config, batch)
     _annotate(graph, checkpoint, precision)
     checked = check(graph)
     layer_norms = sum(isinstance(module, nn.LayerNorm) for module in model.modules())
@@ -96,9 +95,7 @@ def write_onnx(
     return checked
 
 
-def _export(
-    module: DeployableLaViT | FoldedLaViT, config: LaViTConfig, batch: BatchRange
-) -> onnx.ModelProto:
+def _export(module: nn.Module, config: Configuration, batch: BatchRange) -> onnx.ModelProto:
     height, width = config.image_size
     # Two images, because torch.export treats a size of one as a constant.
     example = torch.zeros(2, height, width, config.in_channels, dtype=torch.uint8)
@@ -157,6 +154,7 @@ def _annotate(graph: onnx.ModelProto, checkpoint: Checkpoint, precision: Precisi
         "architecture": checkpoint.architecture,
         "checkpoint_sha256": checkpoint.sha256,
         "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
+        "family": checkpoint.family.name,
         "config": json.dumps(checkpoint.config.to_dict()),
         "precision": precision,
         "preprocess": checkpoint.preprocess.model_dump_json(),

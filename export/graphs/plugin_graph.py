@@ -12,14 +12,14 @@ from __future__ import annotations
 import onnx
 import torch
 from onnx import TensorProto, helper
-from torch import Tensor
+from torch import Tensor, nn
 
+from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.errors import ExportError
+from lavit_deploy.export.graphs.lavit_only import need_lavit
 from lavit_deploy.folding.fold import Folding, default_rewrites, fold
 from lavit_deploy.folding.modules import FoldedLaViT
 from lavit_deploy.folding.rewrite import Rewrite
-from lavit_deploy.model.checkpoint import Checkpoint
-from lavit_deploy.model.lavit import LaViT
 
 DOMAIN = "lavit"
 ONNXRUNTIME_DOMAIN = "trt.plugins"
@@ -62,7 +62,7 @@ def node_operator(
     return outputs[0], outputs[1] if with_scores else None
 
 
-def fold_for_plugin(checkpoint: Checkpoint, model: LaViT) -> Folding:
+def fold_for_plugin(checkpoint: Checkpoint, model: nn.Module) -> Folding[FoldedLaViT]:
     """Fold a model so that `lavit_deploy.export.graphs.onnx_graph.write_onnx` writes plugin nodes.
 
     Args:
@@ -75,7 +75,8 @@ def fold_for_plugin(checkpoint: Checkpoint, model: LaViT) -> Folding:
     from lavit_deploy.kernels.rewrite_less_attention import FuseLessAttention
 
     rewrites: tuple[Rewrite, ...] = (*default_rewrites(), FuseLessAttention(node_operator))
-    folding = fold(model, checkpoint.preprocess, rewrites=rewrites)
+    lavit = need_lavit(model, "the plugin lavit::LessAttention")
+    folding = fold(lavit, checkpoint.preprocess, rewrites=rewrites)
     if not folding.report.rewrites[-1].changed:
         raise ExportError(
             "no layer for the plugin lavit::LessAttention: the model has no less-attention layer, "

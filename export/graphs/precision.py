@@ -1,9 +1,10 @@
 """Mixed precision: made in the model before export, and read back from the graph after it.
 
 Precision lives in the graph, as casts, because current TensorRT and ONNX Runtime compute what the
-graph says. Linear layers and convolutions, the products Q K^T and A V and GELU run in half
-precision. What loses accuracy there stays float32: the residual stream, LayerNorm, the scores and
-their transforms (Eq. 5 to 7), softmax, pooling and the classifier.
+graph says. Linear layers and convolutions run in half precision, except those that the model's
+family keeps in float32. Of a LaViT, the products Q K^T and A V and GELU run in half precision
+too; what loses accuracy there stays float32: the residual stream, LayerNorm, the scores and their
+transforms (Eq. 5 to 7), softmax, pooling and the classifier.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lavit_deploy.folding.modules import FoldedLaViT, ScoreMap
+from lavit_deploy.families.catalogue import config_of, family_of
 from lavit_deploy.manifest import Precision
-from lavit_deploy.model.lavit import AttentionResidual, LaViT, LessAttention
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 COMPUTE_OPS = ("MatMul", "Gemm", "Conv")
 """Operators whose element type decides what precision a graph computes in."""
 
-_Model = TypeVar("_Model", LaViT, FoldedLaViT)
+_Model = TypeVar("_Model", bound=nn.Module)
 
 _TORCH_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -43,17 +43,25 @@ class _HalfLinear(nn.Module):
 
 
 class _HalfConv(nn.Module):
-    """A k = s convolution in half precision; its output returns to float32 for the LayerNorm."""
+    """A convolution in half precision; its output returns to float32 for the norm after it."""
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
-        self.stride = conv.stride
+        self.stride, self.padding = conv.stride, conv.padding
+        self.dilation, self.groups = conv.dilation, conv.groups
         self.weight = nn.Parameter(conv.weight.detach().to(dtype), requires_grad=False)
         self.bias = _half_bias(conv.bias, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
-        return nn.functional.conv2d(x, self.weight, self.bias, self.stride).float()
+        return nn.functional.conv2d(
+            x.to(self.weight.dtype),
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        ).float()
 
 
 def _half_bias(bias: Tensor | None, dtype: torch.dtype) -> nn.Parameter | None:
@@ -64,29 +72,28 @@ def to_precision(model: _Model, precision: Precision) -> _Model:
     """A copy of `model` that computes in `precision`; for "fp32", `model` itself.
 
     Args:
-        model: a float32 LaViT, folded or not, in evaluation mode.
+        model: float32, of any family, folded or not, in evaluation mode.
         precision: "fp32", "fp16" or "bf16".
     """
     if precision == "fp32":
         return model
     mixed = copy.deepcopy(model)
-    for stage in mixed.stages:
-        _halve(stage, _TORCH_TYPES[precision])
+    kept = family_of(config_of(model)).float32_modules(mixed)
+    _halve(mixed, "", kept, _TORCH_TYPES[precision])
     return mixed
 
 
-def _halve(module: nn.Module, dtype: torch.dtype) -> None:
+def _halve(module: nn.Module, prefix: str, kept: frozenset[str], dtype: torch.dtype) -> None:
     for name, child in module.named_children():
-        if isinstance(child, (AttentionResidual, ScoreMap)) or (
-            isinstance(module, LessAttention) and name in {"theta", "psi"}
-        ):
-            continue  # maps of scores
+        path = prefix + name
+        if path in kept:
+            continue
         if isinstance(child, nn.Linear):
             setattr(module, name, _HalfLinear(child, dtype))
         elif isinstance(child, nn.Conv2d):
             setattr(module, name, _HalfConv(child, dtype))
         else:
-            _halve(child, dtype)
+            _halve(child, f"{path}.", kept, dtype)
 
 
 _ONNX_NAMES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "fp64"}

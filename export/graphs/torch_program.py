@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from lavit_deploy.common.errors import ExportError
+from lavit_deploy.families.family import Configuration
 from lavit_deploy.manifest import BatchRange, Device
-from lavit_deploy.model.config import LaViTConfig
 
 _COMPUTE = ("linear", "matmul", "mm", "addmm", "bmm", "conv2d", "convolution")
 """Operators of a program whose type decides what it computes in; their first two arguments are
@@ -26,7 +26,7 @@ _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def exported(
-    module: nn.Module, config: LaViTConfig, batch: BatchRange, device: Device
+    module: nn.Module, config: Configuration, batch: BatchRange, device: Device
 ) -> ExportedProgram:
     """The model's graph with a dynamic batch.
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
+from torch import nn
 
+from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.export.graphs.onnx_graph import OPSET, write_onnx
 from lavit_deploy.export.graphs.precision import compute_types, precision_found, to_precision
@@ -16,10 +18,7 @@ from lavit_deploy.export.judging.divergence import GraphRunner, first_departure
 from lavit_deploy.export.judging.half_precision import widen
 from lavit_deploy.export.judging.parity_pictures import Pictures
 from lavit_deploy.export.judging.reference import TOLERANCES, compare, run_artifact
-from lavit_deploy.folding.modules import FoldedLaViT
 from lavit_deploy.manifest import Artifact, BatchRange, Device, Parity, Precision
-from lavit_deploy.model.checkpoint import Checkpoint
-from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 
@@ -58,12 +57,12 @@ class Workbench:
     """
 
     checkpoint: Checkpoint
-    model: LaViT
+    model: nn.Module
     pictures: Pictures
     reference: Logits
     batch: BatchRange
     device: Device
-    folded: FoldedLaViT | None = None
+    folded: nn.Module | None = None
     _graphs: dict[Precision, Built] = field(default_factory=dict)
 
     def graph(self, precision: Precision, folder: Path) -> Built:
@@ -79,11 +78,7 @@ class Workbench:
     def _build(self, precision: Precision, folder: Path) -> Built:
         file = folder / f"model.{precision}.onnx"
         start = time.perf_counter()
-        model = (
-            to_precision(self.model, precision)
-            if self.folded is None
-            else to_precision(self.folded, precision)
-        )
+        model = to_precision(self.folded or self.model, precision)
         graph = write_onnx(self.checkpoint, model, file, batch=self.batch, precision=precision)
         return Built(precision, file, graph, time.perf_counter() - start)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lavit_deploy.export.graphs.onnx_graph import INPUT_NAME, SCOPES_KEY
-from lavit_deploy.model.lavit import LaViT
+from lavit_deploy.families.catalogue import config_of, family_of
 from lavit_deploy.preprocess import Pixels, Preprocess, normalise
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
 
@@ -19,21 +19,18 @@ GraphRunner = Callable[[onnx.ModelProto, list[str], Pixels], list[np.ndarray]]
 """Runs a graph on uint8 pictures [B, H, W, 3] and gives the outputs of these names."""
 
 _ROOT = "model."
-"""Scope of the LaViT inside the exported wrapper."""
+"""Scope of the model inside the exported wrapper."""
 
 
-def layer_names(model: LaViT) -> list[str]:
+def layer_names(model: nn.Module) -> tuple[str, ...]:
     """The modules that are compared, in the order in which they compute."""
-    names = []
-    for index, depth in enumerate(model.config.depths):
-        names.append(f"stages.{index}.patch_embed")
-        names += [f"stages.{index}.blocks.{layer}" for layer in range(depth)]
-    return [*names, "norm", "head"]
+    config = config_of(model)
+    return family_of(config).layer_names(config)
 
 
 def first_departure(
     graph: onnx.ModelProto,
-    model: LaViT,
+    model: nn.Module,
     images: Pixels,
     preprocess: Preprocess,
     *,
@@ -69,7 +66,9 @@ def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(difference) / max(np.linalg.norm(expected), np.finfo(float).tiny))
 
 
-def _torch_outputs(model: LaViT, images: Pixels, preprocess: Preprocess) -> dict[str, np.ndarray]:
+def _torch_outputs(
+    model: nn.Module, images: Pixels, preprocess: Preprocess
+) -> dict[str, np.ndarray]:
     """Output of every compared layer of the reference."""
     outputs: dict[str, np.ndarray] = {}
 

@@ -7,20 +7,20 @@ from itertools import cycle
 
 import numpy as np
 import torch
+from torch import nn
 
 from lavit_deploy.bundle.parity import TOLERANCES, Tolerance, compare
-from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Pixels, Preprocess, normalise
 from lavit_deploy.runtimes.base import Logits, Runtime
 
 __all__ = ["TOLERANCES", "Tolerance", "compare", "reference_logits", "run_artifact"]
 
 
-def reference_logits(model: LaViT, images: Pixels, preprocess: Preprocess) -> Logits:
+def reference_logits(model: nn.Module, images: Pixels, preprocess: Preprocess) -> Logits:
     """Logits [B, K] of the float32 PyTorch model, normalised as in training.
 
     Args:
-        model: a float32 LaViT in evaluation mode.
+        model: float32, in evaluation mode.
         images: uint8 [B, H, W, 3].
         preprocess: mean and std.
     """

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.export.mobile.formats.format import Format
-from lavit_deploy.model.checkpoint import Checkpoint
 
 
 def sidecar(checkpoint: Checkpoint, form: Format, file: str) -> dict[str, Any]:

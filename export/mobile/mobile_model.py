@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lavit_deploy.export.graphs.lavit_only import need_lavit
 from lavit_deploy.folding.fold import default_rewrites, fold
 from lavit_deploy.folding.modules import (
     FoldedLaViT,
@@ -21,7 +22,6 @@ from lavit_deploy.folding.modules import (
     Reduction,
 )
 from lavit_deploy.folding.rewrites.absorbed_projections import AbsorbProjections
-from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess
 
 _PIXEL_SCALE = 256.0
@@ -128,7 +128,7 @@ class ChannelsFirst(nn.Module):
         return self.model(images.permute(0, 2, 3, 1))  # [1, 3, H, W] -> [1, H, W, 3]
 
 
-def mobile_form(model: LaViT, preprocess: Preprocess) -> FoldedLaViT:
+def mobile_form(model: nn.Module, preprocess: Preprocess) -> FoldedLaViT:
     """An equal model for one picture, uint8 or float [1, H, W, 3] on the 0..255 scale.
 
     Projections are not absorbed into the keys: that trades products with constants, which
@@ -139,10 +139,11 @@ def mobile_form(model: LaViT, preprocess: Preprocess) -> FoldedLaViT:
         preprocess: mean and std of its training; they become part of the weights.
 
     Raises:
-        ExportError: a rewrite did not keep its contract.
+        ExportError: a rewrite did not keep its contract, or the model is no LaViT.
     """
     rewrites = [item for item in default_rewrites() if not isinstance(item, AbsorbProjections)]
-    folded = fold(model, preprocess, rewrites=rewrites).model
+    lavit = need_lavit(model, "the form for phones and boards")
+    folded = fold(lavit, preprocess, rewrites=rewrites).model
     for index in range(len(folded.stages)):
         stage = folded.stage(index)
         if isinstance(stage.residual, FoldedResidual):

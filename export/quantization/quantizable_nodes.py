@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from lavit_deploy.common.errors import ExportError
 from lavit_deploy.export.graphs.onnx_graph import INPUT_NAME, SCOPES_KEY
+from lavit_deploy.families.catalogue import DEFAULT, find_family
 
-_BLOCK = re.compile(r"stages\.\d+\.(?:blocks\.\d+|patch_embed)(?=\.|$)|(?<![\w.])head$")
-_SCORES = re.compile(r"\.chain(\.|$)|\.(theta|psi)(\.|$)|\.residual(\.|$)")
+_ROOT = "model."
+"""Scope of the model inside the exported wrapper."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,20 @@ class Product:
 def products(graph: onnx.ModelProto) -> tuple[Product, ...]:
     """Every product that is quantized, in the order of computation.
 
-    Left in float: products of two activations (scores, and their sums of values), maps of scores
-    (Eq. 5 to 7), whatever is no product, and the product that reads the picture itself, whose 256
-    levels would not fit the 255 of a symmetric int8.
+    Left in float: products of two activations (scores, and their sums of values), what the model's
+    family keeps in float (of a LaViT, maps of scores, Eq. 5 to 7), whatever is no product, and the
+    product that reads the picture itself, whose 256 levels would not fit the 255 of a symmetric
+    int8.
+
+    Args:
+        graph: from `write_onnx`, which says in it what model it is.
 
     Raises:
         ExportError: the graph has none.
     """
+    about = {item.key: item.value for item in graph.metadata_props}
+    family = find_family(about.get("family", DEFAULT))
+    layers = family.layer_names(family.read_config(json.loads(about["config"])))
     constants = {item.name: item for item in graph.graph.initializer}
     picture = values_of_the_picture(graph)
     found = []
@@ -52,8 +60,8 @@ def products(graph: onnx.ModelProto) -> tuple[Product, ...]:
         if node.op_type not in {"MatMul", "Gemm", "Conv"} or node.input[1] not in constants:
             continue
         scopes = _scopes(node)
-        block = _block(scopes)
-        if block is None or any(_SCORES.search(scope) for scope in scopes):
+        block = _block(scopes, layers)
+        if block is None or any(family.stays_float(scope) for scope in scopes):
             continue
         if node.input[0] not in picture:
             axis = output_axis(node, len(constants[node.input[1]].dims))
@@ -77,15 +85,18 @@ def output_axis(node: onnx.NodeProto, dimensions: int) -> int:
 
 
 def _scopes(node: onnx.NodeProto) -> tuple[str, ...]:
+    """The modules that a node came from, from the outermost to the innermost."""
     for prop in node.metadata_props:
         if prop.key == SCOPES_KEY:
-            return tuple(ast.literal_eval(prop.value))
+            return tuple(scope.removeprefix(_ROOT) for scope in ast.literal_eval(prop.value))
     return ()
 
 
-def _block(scopes: Iterable[str]) -> str | None:
-    matches = (_BLOCK.search(scope.removeprefix("model.")) for scope in scopes)
-    return next((match.group() for match in matches if match), None)
+def _block(scopes: Iterable[str], layers: Sequence[str]) -> str | None:
+    """The layer that one of the modules is, or lies in."""
+    return next(
+        (layer for scope in scopes for layer in layers if f"{scope}.".startswith(f"{layer}.")), None
+    )
 
 
 def values_of_the_picture(graph: onnx.ModelProto) -> set[str]:

@@ -25,7 +25,8 @@ from torch.export import ExportedProgram
 from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.common.errors import ExportError, LavitError, UsageError
-from lavit_deploy.export.graphs.onnx_graph import DeployableLaViT
+from lavit_deploy.export.graphs.lavit_only import need_lavit
+from lavit_deploy.export.graphs.onnx_graph import WithNormalisation
 from lavit_deploy.export.graphs.precision import to_precision
 from lavit_deploy.export.graphs.torch_program import compute_types, exported, precision_found
 from lavit_deploy.export.judging.context import Workbench, with_precision
@@ -38,6 +39,7 @@ from lavit_deploy.kernels.mlp import WIDTHS
 from lavit_deploy.kernels.rewrite_less_attention import FuseLessAttention
 from lavit_deploy.kernels.rewrite_mlp import FuseNarrowMlps
 from lavit_deploy.manifest import Artifact, Device, Kernels, Parity, Precision
+from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.runtimes.aoti import AotiRuntime, cuda_capability
 
 _RUNS = 20
@@ -144,7 +146,9 @@ class AotiTarget(Target):
             return ("native",), "asked for"
         if bench.folded is None:
             obstacle = "the graph is not folded"
-        elif not any(dim in WIDTHS for dim in bench.checkpoint.config.dims):
+        elif not isinstance(bench.model, LaViT):
+            obstacle = "the model is no LaViT"
+        elif not any(dim in WIDTHS for dim in bench.model.config.dims):
             obstacle = f"no stage of {', '.join(map(str, WIDTHS))} channels"
         else:
             obstacle = ""
@@ -174,7 +178,7 @@ class AotiTarget(Target):
         """What to compile: uint8 pictures [B, H, W, 3] -> float32 logits [B, K]."""
         if bench.folded is None:
             literal = to_precision(bench.model, precision)
-            return DeployableLaViT(literal, bench.checkpoint.preprocess).eval().to(self.device)
+            return WithNormalisation(literal, bench.checkpoint.preprocess).eval().to(self.device)
         rewrites: list[Rewrite] = []
         if self._fuses_less_attention(bench):
             rewrites.append(FuseLessAttention())
@@ -183,12 +187,13 @@ class AotiTarget(Target):
         folded = bench.folded
         if rewrites:
             every = (*default_rewrites(), *rewrites)
-            folded = fold(bench.model, bench.checkpoint.preprocess, rewrites=every).model
+            lavit = need_lavit(bench.model, "a kernel of this project")
+            folded = fold(lavit, bench.checkpoint.preprocess, rewrites=every).model
         return to_precision(folded, precision).eval().to(self.device)
 
     def _fuses_less_attention(self, bench: Workbench) -> bool:
         wanted = self.device == "cuda" and self.less_attention != "native"
-        return wanted and bench.folded is not None
+        return wanted and bench.folded is not None and isinstance(bench.model, LaViT)
 
     def _faster(self, made: Callable[[Form], Candidate], bench: Workbench) -> tuple[Candidate, str]:
         """The faster of the two forms on this GPU, and why it was taken.

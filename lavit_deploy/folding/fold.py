@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
+from torch import nn
 
 from lavit_deploy.common.errors import ExportError
 from lavit_deploy.folding.cost import Cost, cost_of
@@ -51,10 +52,13 @@ class FoldReport:
     difference: float
 
 
-class Folding(NamedTuple):
+Folded_co = TypeVar("Folded_co", bound=nn.Module, covariant=True)
+
+
+class Folding(NamedTuple, Generic[Folded_co]):
     """A folded model and the account of how it came about."""
 
-    model: FoldedLaViT
+    model: Folded_co
     report: FoldReport
 
 
@@ -79,7 +83,7 @@ def fold(
     *,
     rewrites: Sequence[Rewrite] | None = None,
     dtype: torch.dtype = torch.float32,
-) -> Folding:
+) -> Folding[FoldedLaViT]:
     """Rewrite a trained model into an equal one that is cheaper to run.
 
     All rewrites compute in float64; the weights are rounded once, at the end, so the result is as

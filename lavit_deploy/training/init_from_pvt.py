@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lavit_deploy.checkpoint import read_state_dict
 from lavit_deploy.common.errors import CheckpointError
-from lavit_deploy.model.checkpoint import read_state_dict
 from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.model.lavit import LaViT
 

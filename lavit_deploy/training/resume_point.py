@@ -1,6 +1,6 @@
 """The whole state of a training, as last.pth holds it.
 
-The file is also a checkpoint that `lavit_deploy.model.checkpoint.load_checkpoint` reads: `model`,
+The file is also a checkpoint that `lavit_deploy.checkpoint.load_checkpoint` reads: `model`,
 `model_ema`, `config`, `preprocess` and `classes` are where it looks for them.
 """
 
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lavit_deploy.checkpoint import write_pickle
 from lavit_deploy.common.atomic_files import atomic_path
 from lavit_deploy.common.errors import CheckpointError
-from lavit_deploy.model.checkpoint import write_pickle
 
 FORMAT = 1
 """Version of the file; a reader refuses another."""

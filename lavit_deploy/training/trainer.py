@@ -16,10 +16,10 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
+from lavit_deploy.checkpoint import save_checkpoint
 from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.errors import TrainingError, UsageError
 from lavit_deploy.datasets import DataSource
-from lavit_deploy.model.checkpoint import save_checkpoint
 from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.training.augmentation import Augment, Normalise

@@ -19,10 +19,10 @@ import numpy as np
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.common.errors import MissingDependencyError
+from lavit_deploy.families.catalogue import find_family
 from lavit_deploy.manifest import Artifact
 from lavit_deploy.profiles.breakdown.part_times import CallTimes, time_by_part
-from lavit_deploy.profiles.counting.lavit import LAVIT_MODULES
-from lavit_deploy.profiles.counting.module_rules import ModuleRules
+from lavit_deploy.profiles.counting.module_rules import ModuleRules, module_rules
 from lavit_deploy.profiles.counting.parts import Place
 from lavit_deploy.profiles.report.times import TimeSplit
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
@@ -70,7 +70,8 @@ def artifact_split(
     source = _source(bundle, artifact)
     if source is None or artifact.runtime not in {"onnxruntime", "openvino"}:
         return None
-    places = onnx_places(source, LAVIT_MODULES)
+    family = find_family(bundle.manifest.family)
+    places = onnx_places(source, module_rules(*family.module_parts))
     height, width = bundle.manifest.config.image_size
     images = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
     file = bundle.path / artifact.file

@@ -10,9 +10,8 @@ from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
 from lavit_deploy.bundle.selection import Wish, choose
 from lavit_deploy.manifest import Artifact
-from lavit_deploy.model.counts import parameter_count
 from lavit_deploy.profiles.counting.cost_records import closed_form_counts, in_order
-from lavit_deploy.profiles.counting.lavit import LaViTArchitecture
+from lavit_deploy.profiles.counting.family_architecture import FamilyArchitecture
 from lavit_deploy.profiles.counting.scaling import grow
 from lavit_deploy.profiles.report.costs import Growth
 from lavit_deploy.profiles.report.schema import ModelReport
@@ -57,13 +56,13 @@ class ArtifactModel(ProfiledModel):
     settings: RunSettings
 
     @property
-    def architecture(self) -> LaViTArchitecture:
+    def architecture(self) -> FamilyArchitecture:
         """What the bundle was made of."""
-        return LaViTArchitecture(self.bundle.manifest.config)
+        return FamilyArchitecture(self.bundle.manifest.config)
 
     def measure(self) -> ModelReport:
         config = self.bundle.manifest.config
-        parameters = parameter_count(config)
+        parameters = self.architecture.parameters()
         return ModelReport(
             label=self.label,
             kind="artifact",

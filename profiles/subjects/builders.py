@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lavit_deploy.model.config import preset
 from lavit_deploy.profiles.baselines import PAPER, Baseline
-from lavit_deploy.profiles.counting.lavit import LaViTArchitecture
+from lavit_deploy.profiles.counting.family_architecture import FamilyArchitecture
 from lavit_deploy.profiles.extra import profile_extra
 from lavit_deploy.profiles.subjects.profiled_model import RunSettings
 from lavit_deploy.profiles.subjects.torch_model import TorchModel
@@ -32,7 +32,7 @@ def from_preset(name: str, settings: RunSettings) -> TorchModel:
     config = preset(name, **size)
     published = PAPER.get(name) if config == preset(name) else None
     notes = () if name in {"lavit_micro", "lavit_s"} else (_READING,)
-    architecture = LaViTArchitecture(config)
+    architecture = FamilyArchitecture(config)
     with profile_extra("build PyTorch models"):
         model = architecture.build("eager")
     return TorchModel(
@@ -48,20 +48,20 @@ def from_preset(name: str, settings: RunSettings) -> TorchModel:
 
 
 def from_checkpoint(path: Path, settings: RunSettings) -> TorchModel:
-    """A LaViT with its trained weights.
+    """A checkpoint's model with its trained weights.
 
     Raises:
         CheckpointError: it cannot be used.
         UsageError: `settings` ask for another image size than that of the weights.
     """
     with profile_extra("read checkpoints"):
-        from lavit_deploy.model.checkpoint import load_checkpoint
+        from lavit_deploy.checkpoint import load_checkpoint
     checkpoint = load_checkpoint(path)
     settings.refuse_resizing(str(path), checkpoint.config.image_size)
     return TorchModel(
         label=str(path),
         kind="checkpoint",
-        architecture=LaViTArchitecture(checkpoint.config),
+        architecture=FamilyArchitecture(checkpoint.config),
         model=checkpoint.build(),
         settings=settings,
         attention="eager",

@@ -18,6 +18,7 @@ from rich.console import Console
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
 from lavit_deploy.bundle.selection import Wish, choose
+from lavit_deploy.checkpoint import save_checkpoint
 from lavit_deploy.common.errors import ParityError, UsageError
 from lavit_deploy.export.cli import main, make_parser, read_classes
 from lavit_deploy.export.console import print_plan, print_result
@@ -30,7 +31,6 @@ from lavit_deploy.export.plan import make_plan
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.openvino import OpenVinoTarget, run_openvino
 from lavit_deploy.manifest import BatchRange
-from lavit_deploy.model.checkpoint import save_checkpoint
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.runtimes.openvino import cpu_precisions
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.common.errors import ConfigError
 from lavit_deploy.folding.fold import default_rewrites, fold
 from lavit_deploy.folding.modules import FactoredMaps, IndependentMaps, StackedMaps
@@ -16,7 +17,6 @@ from lavit_deploy.folding.rewrites.absorbed_projections import AbsorbProjections
 from lavit_deploy.folding.rewrites.less_attention_chain import CollapseChains
 from lavit_deploy.folding.rewrites.patch_products import ProductsFromConvolutions
 from lavit_deploy.folding.unfolded import transcribe
-from lavit_deploy.model.checkpoint import load_checkpoint
 from lavit_deploy.model.config import PRESETS, LaViTConfig, lavit_t, preset
 
 # Both sides compute in float64 and differ in the order of sums alone.

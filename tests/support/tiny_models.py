@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lavit_deploy.model.checkpoint import load_checkpoint, save_checkpoint
+from lavit_deploy.checkpoint import load_checkpoint, save_checkpoint
 from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
+from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.common.errors import CheckpointError, DatasetError, UsageError
-from lavit_deploy.model.checkpoint import load_checkpoint
 from lavit_deploy.training.cli import main, make_parser
 from lavit_deploy.training.plan import read_recipe
 from lavit_deploy.training.recipe import digits

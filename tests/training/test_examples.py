@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.datasets import digit_pictures
-from lavit_deploy.model.checkpoint import load_checkpoint
 from lavit_deploy.preprocess import decode, normalise
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

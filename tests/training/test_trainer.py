@@ -7,8 +7,8 @@ import signal
 import pytest
 import torch
 
+from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.common.errors import CheckpointError, TrainingError, UsageError
-from lavit_deploy.model.checkpoint import load_checkpoint
 from lavit_deploy.training import trainer as trainer_module
 from lavit_deploy.training.recipe import Recipe
 from lavit_deploy.training.resume_point import load_state

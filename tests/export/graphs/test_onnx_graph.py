@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lavit_deploy.common.errors import ExportError
-from lavit_deploy.export.graphs.onnx_graph import OPSET, DeployableLaViT, check, write_onnx
+from lavit_deploy.export.graphs.onnx_graph import OPSET, WithNormalisation, check, write_onnx
 from lavit_deploy.export.graphs.precision import compute_types, precision_found, to_precision
 from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.manifest import BatchRange
@@ -98,7 +98,7 @@ def test_float32_logits_equal_pytorchs_at_every_batch_size(
 
 
 def test_normalisation_inside_the_graph_is_that_of_training(tiny_model, tiny_preprocess, pictures):
-    inside = DeployableLaViT(tiny_model, tiny_preprocess)
+    inside = WithNormalisation(tiny_model, tiny_preprocess)
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() * inside.scale - inside.shift
     # One multiply-add instead of three operations on values below 4.
     np.testing.assert_allclose(x.numpy(), normalise(pictures, tiny_preprocess), atol=2e-6, rtol=0)

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.common.errors import ExportError
 from lavit_deploy.export.graphs.onnx_graph import write_onnx
 from lavit_deploy.export.graphs.plugin_graph import (
@@ -22,7 +23,6 @@ from lavit_deploy.export.graphs.precision import precision_found, to_precision
 from lavit_deploy.export.tensorrt.uint8_input import cast_first
 from lavit_deploy.kernels.rewrite_less_attention import round_scores
 from lavit_deploy.manifest import BatchRange
-from lavit_deploy.model.checkpoint import load_checkpoint
 
 DIGITS = Path(__file__).parents[3] / "examples" / "lavit_digits.pth"
 BATCH = BatchRange(minimum=1, optimum=2, maximum=4)

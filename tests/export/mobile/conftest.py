@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lavit_deploy.checkpoint import load_checkpoint, save_checkpoint
 from lavit_deploy.export.judging.context import Workbench
 from lavit_deploy.export.judging.parity_pictures import Pictures
 from lavit_deploy.export.judging.reference import reference_logits
@@ -14,7 +15,6 @@ from lavit_deploy.export.mobile.formats.format import Format
 from lavit_deploy.export.mobile.target import MobileTarget
 from lavit_deploy.export.mobile.tool_environment import Tools, find_tools, variable
 from lavit_deploy.manifest import Artifact, BatchRange
-from lavit_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from lavit_deploy.model.lavit import LaViT
 
 

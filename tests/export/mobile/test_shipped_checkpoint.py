@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.export.judging.context import Workbench
 from lavit_deploy.export.judging.parity_pictures import Pictures
 from lavit_deploy.export.judging.reference import reference_logits
@@ -14,7 +15,6 @@ from lavit_deploy.export.mobile.formats.ncnn import FORMAT as NCNN
 from lavit_deploy.export.mobile.target import MobileTarget
 from lavit_deploy.export.quantization.calibration import open_split
 from lavit_deploy.manifest import BatchRange
-from lavit_deploy.model.checkpoint import load_checkpoint
 
 ONE = BatchRange(minimum=1, optimum=1, maximum=1)
 MOST_LOST = 0.5  # points of accuracy, as `lavit-export --max-drop` allows by default

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.export.mobile.formats.executorch import FORMAT as EXECUTORCH
 from lavit_deploy.export.mobile.mobile_model import mobile_form
 from lavit_deploy.folding.fold import fold
-from lavit_deploy.model.checkpoint import load_checkpoint
 
 
 class SoftmaxOfConvolution(nn.Module):

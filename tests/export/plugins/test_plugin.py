@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lavit_deploy.checkpoint import load_checkpoint, save_checkpoint
 from lavit_deploy.common.errors import ExportError, UsageError
 from lavit_deploy.export.graphs.onnx_graph import write_onnx
 from lavit_deploy.export.graphs.plugin_graph import fold_for_plugin, for_onnxruntime
@@ -35,7 +36,6 @@ from lavit_deploy.export.tensorrt.uint8_input import cast_first
 from lavit_deploy.kernels.rewrite_less_attention import round_scores
 from lavit_deploy.kernels.tile_sizes import SOME_KEYS, tile_for
 from lavit_deploy.manifest import BatchRange
-from lavit_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from lavit_deploy.model.config import lavit_s
 from lavit_deploy.model.lavit import LaViT
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from lavit_deploy.profiles.baselines import BASELINES
-from lavit_deploy.profiles.counting.lavit import LaViTArchitecture
+from lavit_deploy.profiles.counting.family_architecture import FamilyArchitecture
 from lavit_deploy.profiles.counting.parts import NOWHERE
 from lavit_deploy.profiles.counting.stage_counts import total
 
 
 @pytest.mark.parametrize("name", ["lavit", "deit_tiny"])
 def test_an_architecture_is_resized_counted_and_built(name, tiny_model):
-    lavit = LaViTArchitecture(tiny_model.config)
+    lavit = FamilyArchitecture(tiny_model.config)
     architecture = lavit if name == "lavit" else BASELINES[name]
     larger = architecture.at(2 * architecture.image_size[0])
     assert larger.image_size == tuple(2 * side for side in architecture.image_size)

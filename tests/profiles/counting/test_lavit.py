@@ -1,9 +1,8 @@
 import pytest
 
-from lavit_deploy.common.errors import UsageError
 from lavit_deploy.model.config import preset
 from lavit_deploy.model.counts import multiply_adds
-from lavit_deploy.profiles.counting.lavit import LAVIT_MODULES, LaViTArchitecture, lavit_counts
+from lavit_deploy.profiles.counting.lavit import LAVIT_MODULES, lavit_counts
 from lavit_deploy.profiles.counting.parts import Place
 from lavit_deploy.profiles.counting.stage_counts import by_part
 
@@ -29,17 +28,3 @@ def test_counts_by_stage_sum_up_to_those_of_the_model(name):
 )
 def test_modules_of_trained_and_of_folded_models_have_their_places(module, place):
     assert LAVIT_MODULES.locate(module) == place
-
-
-def test_a_size_that_its_stages_do_not_divide_is_refused(tiny_model):
-    architecture = LaViTArchitecture(tiny_model.config)
-    assert architecture.at(None) is architecture
-    assert architecture.at(64).image_size == (64, 64)
-    with pytest.raises(UsageError, match="at 100 pixels"):
-        architecture.at(100)
-
-
-def test_it_is_built_in_evaluation_mode(tiny_model):
-    built = LaViTArchitecture(tiny_model.config).build("eager")
-    assert not built.training
-    assert built.config == tiny_model.config

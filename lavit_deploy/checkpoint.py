@@ -1,18 +1,17 @@
-"""Reading and writing LaViT checkpoints.
+"""Reading and writing checkpoints.
 
-`lavit_s.pth` is `torch.save({"model": state_dict, "config": {...}, "preprocess": {...},
-"classes": [names]})`, optionally with "model_ema". Also accepted: a bare state_dict, a dictionary
-that holds one under "state_dict", and `.safetensors` with the same metadata as JSON strings. The
-prefixes of DistributedDataParallel (`module.`) and torch.compile (`_orig_mod.`) are removed.
+`lavit_s.pth` is `torch.save({"model": state_dict, "family": "lavit", "config": {...},
+"preprocess": {...}, "classes": [names]})`, optionally with "model_ema". Also accepted: a bare
+state_dict, a dictionary that holds one under "state_dict", and `.safetensors` with the same
+metadata as JSON strings. The prefixes of DistributedDataParallel (`module.`) and torch.compile
+(`_orig_mod.`) are removed.
 
 Pickles are never trusted: `torch.load(weights_only=True)` always.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,20 @@ import safetensors
 import safetensors.torch
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from lavit_deploy.common.atomic_files import atomic_path, sha256_of
 from lavit_deploy.common.errors import CheckpointError, ConfigError
-from lavit_deploy.model.config import PRESETS, STAGES, LaViTConfig, preset
-from lavit_deploy.model.lavit import LaViT
+from lavit_deploy.families.catalogue import (
+    DEFAULT,
+    Family,
+    all_families,
+    config_of,
+    family_of,
+    family_of_preset,
+    find_family,
+)
+from lavit_deploy.families.family import Configuration
 from lavit_deploy.preprocess import Preprocess
 
 StateDict = dict[str, Tensor]
@@ -55,7 +62,7 @@ class Checkpoint:
         sha256: hash of the file's bytes.
     """
 
-    config: LaViTConfig
+    config: Configuration
     state_dict: StateDict
     preprocess: Preprocess
     classes: tuple[str, ...]
@@ -65,7 +72,12 @@ class Checkpoint:
     file: Path
     sha256: str
 
-    def build(self) -> LaViT:
+    @property
+    def family(self) -> Family:
+        """The family that the model is of."""
+        return family_of(self.config)
+
+    def build(self) -> nn.Module:
         """The model with these weights, float32, in evaluation mode.
 
         Raises:
@@ -73,7 +85,7 @@ class Checkpoint:
                 listed.
         """
         with torch.device("meta"):
-            model = LaViT(self.config)
+            model = self.family.build(self.config)
         check_fit(model, self.state_dict, source=str(self.file))
         broken = [key for key, value in self.state_dict.items() if not value.isfinite().all()]
         if broken:
@@ -103,7 +115,7 @@ def load_checkpoint(path: Path, *, arch: str | None = None, use_ema: bool = Fals
         state_dict=state_dict,
         preprocess=_preprocess_of(content, config, path, inferred),
         classes=_classes_of(content, config, path, inferred),
-        architecture=architecture_name(config),
+        architecture=family_of(config).preset_name(config),
         weights=weights,
         inferred=tuple(inferred),
         file=path,
@@ -121,18 +133,26 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def save_checkpoint(
-    path: Path, model: LaViT, *, preprocess: Preprocess, classes: tuple[str, ...] | list[str]
+    path: Path, model: nn.Module, *, preprocess: Preprocess, classes: tuple[str, ...] | list[str]
 ) -> None:
     """Write a checkpoint that `load_checkpoint` reads, by the suffix as pickle or safetensors.
+
+    Args:
+        path: file to write.
+        model: of any family, so that it keeps its configuration as `config`.
+        preprocess: how pictures become its input.
+        classes: class names in the order of the logits.
 
     Raises:
         CheckpointError: the number of class names is not the number of logits.
     """
-    if len(classes) != model.config.num_classes:
-        raise CheckpointError(f"{len(classes)} class names for {model.config.num_classes} logits")
+    config = config_of(model)
+    if len(classes) != config.num_classes:
+        raise CheckpointError(f"{len(classes)} class names for {config.num_classes} logits")
     state_dict = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     about = {
-        "config": model.config.to_dict(),
+        "family": family_of(config).name,
+        "config": config.to_dict(),
         "preprocess": preprocess.model_dump(mode="json"),
         "classes": list(classes),
     }
@@ -158,18 +178,7 @@ def write_pickle(content: dict[str, Any], path: Path) -> None:
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
-def architecture_name(config: LaViTConfig) -> str:
-    """The preset that `config` equals in all but image size and classes, or "custom"."""
-    for name, make in PRESETS.items():
-        same_input = dataclasses.replace(
-            make(num_classes=config.num_classes), image_size=config.image_size
-        )
-        if config in (same_input, dataclasses.replace(same_input, class_token=True)):
-            return name
-    return "custom"
-
-
-def check_fit(model: LaViT, state_dict: StateDict, *, source: str) -> None:
+def check_fit(model: nn.Module, state_dict: StateDict, *, source: str) -> None:
     """Compare names and shapes.
 
     Raises:
@@ -183,7 +192,7 @@ def check_fit(model: LaViT, state_dict: StateDict, *, source: str) -> None:
         )
 
 
-def _misfits(model: LaViT, state_dict: StateDict) -> list[str]:
+def _misfits(model: nn.Module, state_dict: StateDict) -> list[str]:
     expected = model.state_dict()
     missing = [
         f"missing    {key} {_shape(expected[key])}" for key in expected if key not in state_dict
@@ -241,7 +250,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         about = {
             key: json.loads(metadata[key])
-            for key in ("config", "preprocess", "classes")
+            for key in ("family", "config", "preprocess", "classes")
             if key in metadata
         }
     except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -289,29 +298,29 @@ def _config_of(
     path: Path,
     arch: str | None,
     inferred: list[str],
-) -> LaViTConfig:
+) -> Configuration:
     stored = content.get("config")
     if isinstance(stored, dict):
         try:
-            config = LaViTConfig.from_dict(stored)
+            family = find_family(str(content.get("family", DEFAULT)))
+            config: Configuration = family.read_config(stored)
         except ConfigError as error:
             raise CheckpointError(f"{path}: its config is invalid: {error}") from None
-        if arch is not None and architecture_name(config) != arch:
-            preset(arch)  # a misspelt name is its own error
-            raise CheckpointError(
-                f"{path} says it is {architecture_name(config)}, --arch says {arch}"
-            )
+        found = family.preset_name(config)
+        if arch is not None and found != arch:
+            family_of_preset(arch)  # a misspelt name is its own error
+            raise CheckpointError(f"{path} says it is {found}, --arch says {arch}")
         return config
     if arch is not None:
-        preset(arch)
-        candidates = [arch]
+        candidates = {arch: family_of_preset(arch)}
     else:
-        candidates = list(PRESETS)
+        candidates = {name: family for family in all_families() for name in family.presets}
+    shapes = {key: tuple(value.shape) for key, value in state_dict.items()}
     misfits: dict[str, list[str]] = {}
-    for name in candidates:
-        config = _preset_for(name, state_dict)
+    for name, family in candidates.items():
+        config = family.fitted_preset(name, shapes)
         with torch.device("meta"):
-            misfits[name] = _misfits(LaViT(config), state_dict)
+            misfits[name] = _misfits(family.build(config), state_dict)
         if not misfits[name]:
             if arch is None:
                 inferred.append(
@@ -326,32 +335,8 @@ def _config_of(
     )
 
 
-def _preset_for(name: str, state_dict: StateDict) -> LaViTConfig:
-    """The preset with the classes, class token and image size that the tensors show."""
-    config = preset(name)
-    changes: dict[str, Any] = {}
-    head = state_dict.get("head.weight")
-    if head is not None and head.ndim == 2:
-        changes["num_classes"] = head.shape[0]
-    changes["class_token"] = f"stages.{STAGES - 1}.class_token" in state_dict
-    changes["attention_residual"] = "stages.1.residual.scale" in state_dict
-    for stage in range(STAGES):
-        psi = state_dict.get(f"stages.{stage}.blocks.{config.depths[stage] - 1}.attn.psi.weight")
-        if psi is None:
-            continue
-        side = math.isqrt(psi.shape[0])  # presets are square; a class token adds 1 below
-        stride = math.prod(config.patch_sizes[: stage + 1])
-        if side > 0:
-            changes["image_size"] = (side * stride, side * stride)
-        break
-    try:
-        return dataclasses.replace(config, **changes)
-    except ConfigError:
-        return config  # the tensors are of something else; the mismatch is reported against it
-
-
 def _preprocess_of(
-    content: dict[str, Any], config: LaViTConfig, path: Path, inferred: list[str]
+    content: dict[str, Any], config: Configuration, path: Path, inferred: list[str]
 ) -> Preprocess:
     if "preprocess" not in content or not isinstance(content["preprocess"], dict):
         preprocess = Preprocess.for_size(config.image_size)
@@ -373,7 +358,7 @@ def _preprocess_of(
 
 
 def _classes_of(
-    content: dict[str, Any], config: LaViTConfig, path: Path, inferred: list[str]
+    content: dict[str, Any], config: Configuration, path: Path, inferred: list[str]
 ) -> tuple[str, ...]:
     names = content.get("classes")
     if names is None:

@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavit_deploy.common.errors import CheckpointError, ConfigError
-from lavit_deploy.model.checkpoint import (
-    architecture_name,
+from lavit_deploy.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     write_pickle,
 )
+from lavit_deploy.common.errors import CheckpointError, ConfigError
+from lavit_deploy.families.lavit import LAVIT
 from lavit_deploy.model.config import lavit_micro, lavit_t
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess
@@ -195,8 +195,8 @@ def test_saving_with_the_wrong_number_of_names_is_refused(model, tmp_path):
 
 
 def test_a_configuration_that_is_no_preset_is_custom():
-    assert architecture_name(dataclasses.replace(lavit_micro(), norm_eps=1e-5)) == "custom"
-    assert architecture_name(lavit_micro(image_size=128, num_classes=2)) == "lavit_micro"
+    assert LAVIT.preset_name(dataclasses.replace(lavit_micro(), norm_eps=1e-5)) == "custom"
+    assert LAVIT.preset_name(lavit_micro(image_size=128, num_classes=2)) == "lavit_micro"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")

@@ -1,0 +1,141 @@
+"""LaViT as a model family; the network itself is `lavit_deploy.model`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lavit_deploy.common.errors import ConfigError
+from lavit_deploy.families.family import CUSTOM, ModelFamily
+from lavit_deploy.model.config import PRESETS, STAGES, LaViTConfig
+from lavit_deploy.model.counts import parameter_count, stage_multiply_adds
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lavit_deploy.folding.fold import Folding
+    from lavit_deploy.model.lavit import LaViT
+    from lavit_deploy.preprocess import Preprocess
+
+_SCORE_MAPS = re.compile(r"\.chain(\.|$)|\.(theta|psi)(\.|$)|\.residual(\.|$)")
+"""Maps of scores (Eq. 5 to 7), in the network and in its folded form."""
+
+_BLOCK = r"stages\.(?P<stage>\d)\.blocks\.\d+\."
+_MODULE_PARTS = (
+    (r"normalise", "patch_embed"),
+    (r"stages\.(?P<stage>\d)\.(patch_embed|class_token)", "patch_embed"),
+    (r"stages\.(?P<stage>\d)\.residual", "attention_residual"),
+    (r"stages\.(?P<stage>\d)\.chain", "la_transform"),
+    (_BLOCK + r"attn\.(theta|psi)", "la_transform"),
+    (
+        _BLOCK + r"(norm1|attn\.(q|kv|v|proj|reduce|projections|stacked)\b)",
+        "attention_projections",
+    ),
+    (_BLOCK + r"attn", "attention_scores_values"),
+    (_BLOCK + r"(norm2|mlp)", "mlp"),
+    (r"norm|last_norm|head", "head"),
+)
+"""Of LaViT as it is trained, and as it is folded for export."""
+
+
+class LaViTFamily(ModelFamily[LaViTConfig]):
+    """Less-Attention Vision Transformers (CVPR 2024, arXiv:2406.00427)."""
+
+    name: ClassVar[str] = "lavit"
+    config_type = LaViTConfig
+    presets = PRESETS
+    module_parts = _MODULE_PARTS
+
+    def read_config(self, values: dict[str, Any]) -> LaViTConfig:
+        return LaViTConfig.from_dict(values)
+
+    def build(self, config: LaViTConfig) -> LaViT:
+        from lavit_deploy.model.lavit import LaViT
+
+        return LaViT(config)
+
+    def layer_names(self, config: LaViTConfig) -> tuple[str, ...]:
+        names = []
+        for stage, depth in enumerate(config.depths):
+            names.append(f"stages.{stage}.patch_embed")
+            names += [f"stages.{stage}.blocks.{layer}" for layer in range(depth)]
+        return (*names, "norm", "head")
+
+    def float32_modules(self, model: nn.Module) -> frozenset[str]:
+        """What loses accuracy in half precision: maps of scores, and all outside the stages."""
+        from lavit_deploy.folding.modules import ScoreMap
+        from lavit_deploy.model.lavit import AttentionResidual
+
+        outside = {name for name, _ in model.named_children() if name != "stages"}
+        maps = {
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, AttentionResidual | ScoreMap)
+            or name.endswith((".attn.theta", ".attn.psi"))
+        }
+        return frozenset(outside | maps)
+
+    def parameter_count(self, config: LaViTConfig) -> Counter[str]:
+        return parameter_count(config)
+
+    def multiply_adds(self, config: LaViTConfig) -> Mapping[str, Counter[str]]:
+        stages = {
+            f"stage {index + 1}": stage_multiply_adds(config, index) for index in range(STAGES)
+        }
+        return {**stages, "head": Counter(head=config.dims[-1] * config.num_classes)}
+
+    def fold(self, model: nn.Module, preprocess: Preprocess) -> Folding[nn.Module]:
+        from lavit_deploy.folding.fold import fold
+        from lavit_deploy.model.lavit import LaViT
+
+        if not isinstance(model, LaViT):
+            raise TypeError(f"expected a LaViT, given a {type(model).__name__}")
+        return fold(model, preprocess)
+
+    def takes_pixels(self, model: nn.Module) -> bool:
+        from lavit_deploy.folding.modules import FoldedLaViT
+
+        return isinstance(model, FoldedLaViT)
+
+    def stays_float(self, scope: str) -> bool:
+        return _SCORE_MAPS.search(scope) is not None
+
+    def fitted_preset(self, name: str, shapes: Mapping[str, tuple[int, ...]]) -> LaViTConfig:
+        """The preset with the classes, class token and image size that the tensors show."""
+        config = self.preset(name)
+        changes: dict[str, Any] = {}
+        head = shapes.get("head.weight", ())
+        if len(head) == 2:
+            changes["num_classes"] = head[0]
+        changes["class_token"] = f"stages.{STAGES - 1}.class_token" in shapes
+        changes["attention_residual"] = "stages.1.residual.scale" in shapes
+        for stage in range(STAGES):
+            psi = shapes.get(f"stages.{stage}.blocks.{config.depths[stage] - 1}.attn.psi.weight")
+            if psi is None:
+                continue
+            side = math.isqrt(psi[0])  # presets are square; a class token adds 1 below
+            stride = math.prod(config.patch_sizes[: stage + 1])
+            if side > 0:
+                changes["image_size"] = (side * stride, side * stride)
+            break
+        try:
+            return dataclasses.replace(config, **changes)
+        except ConfigError:
+            return config  # tensors of something else; the mismatch is reported against it
+
+    def preset_name(self, config: LaViTConfig) -> str:
+        """The preset that `config` equals in all but image size, classes and class token."""
+        for name, make in PRESETS.items():
+            same_input = dataclasses.replace(
+                make(num_classes=config.num_classes), image_size=config.image_size
+            )
+            if config in (same_input, dataclasses.replace(same_input, class_token=True)):
+                return name
+        return CUSTOM
+
+
+LAVIT = LaViTFamily()
