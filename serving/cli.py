@@ -17,9 +17,9 @@ from lavit_deploy.manifest import Device
 from lavit_deploy.runtimes.specs import runtime_names
 from lavit_deploy.serving.process.standard_streams import keep_standard_streams
 from lavit_deploy.serving.settings import layers
-from lavit_deploy.serving.settings.layers import CommaSeparated, Several
+from lavit_deploy.serving.settings.layers import CommaSeparated, MultiValue
 from lavit_deploy.serving.settings.model_source import ModelSource
-from lavit_deploy.serving.settings.settings import Isolation, LogFormat, Settings
+from lavit_deploy.serving.settings.settings import Isolation, LogFormat, ServiceSettings
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
 
@@ -44,13 +44,13 @@ bundle or address, 3 a package is missing"""
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of `lavit-serve`."""
-    default = Settings(bundles=(Path(),))
+    default = ServiceSettings(bundles=(Path(),))
     parser = command_line.parser("lavit-serve", "Serve a bundle's model over HTTP.", _EXAMPLES)
     parser.add_argument(
         "bundles",
         type=Path,
         nargs="*",
-        action=Several,
+        action=MultiValue,
         default=(),
         metavar="BUNDLE",
         help="folders by lavit-export; the first is the default model",
@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         dest="models",
         type=ModelSource.parse,
         nargs=1,
-        action=Several,
+        action=MultiValue,
         default=(),
         metavar="NAME[:VERSION]=PATH",
         help="one more bundle, by a name and a version of yours; may be repeated",
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None) -> int:
     return server.serve(settings, reread=reread)
 
 
-def _reread(arguments: Sequence[str] | None) -> Settings:
+def _reread(arguments: Sequence[str] | None) -> ServiceSettings:
     return layers.read(make_parser, arguments, os.environ)[0].settings()
 
 

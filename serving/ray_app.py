@@ -22,7 +22,7 @@ from lavit_deploy.serving.http.app import create_app
 from lavit_deploy.serving.models.open_models import open_models
 from lavit_deploy.serving.models.registry import Registry
 from lavit_deploy.serving.settings.model_source import ModelSource
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 
 _OF_RAY = {
@@ -72,13 +72,13 @@ class Options(BaseModel):
     health_check_seconds: float = Field(default=2, gt=0)
     settings: dict[str, Any] = {}
 
-    def service_settings(self) -> Settings:
+    def service_settings(self) -> ServiceSettings:
         """The settings of a replica's service.
 
         Raises:
             UsageError: a setting that does not exist, is out of range, or is not decided here.
         """
-        known = {field.name for field in fields(Settings)} - {*_OF_RAY}
+        known = {field.name for field in fields(ServiceSettings)} - {*_OF_RAY}
         for name in self.settings:
             if name in _OF_RAY:
                 raise UsageError(f"settings.{name} is not for a replica: see {_OF_RAY[name]}")
@@ -92,7 +92,7 @@ class Options(BaseModel):
         values["bundles"] = (self.bundle,)
         values["models"] = tuple(ModelSource.parse(text) for text in self.models)
         try:
-            return TypeAdapter(Settings).validate_python(values)
+            return TypeAdapter(ServiceSettings).validate_python(values)
         except ValidationError as error:
             problems = "; ".join(
                 f"settings.{'.'.join(map(str, item['loc']))}: {item['msg']}"
@@ -111,7 +111,7 @@ class Replica:
         LavitError: a bundle or an option cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         self._metrics = Metrics()
         self._registry = Registry(open_models(settings), settings, self._metrics)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.serving.errors import UnauthorizedError
 from lavit_deploy.serving.http.route_policy import policy_of
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.wire.problem import error_response
 
 VARIABLE = "LAVIT_API_KEYS"
@@ -121,7 +121,7 @@ class Access:
     admin: ApiKeys | None
 
     @classmethod
-    def load(cls, settings: Settings, environment: Mapping[str, str]) -> Access:
+    def load(cls, settings: ServiceSettings, environment: Mapping[str, str]) -> Access:
         """As the settings say; without keys of its own, administration has the service's.
 
         Raises:

@@ -36,7 +36,7 @@ from lavit_deploy.serving.http.routes.openapi_docs import add_docs
 from lavit_deploy.serving.http.routes.page import add_page
 from lavit_deploy.serving.http.routes.v2 import protocol_routes
 from lavit_deploy.serving.models.registry import Registry
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.telemetry.tracing import Tracing
 from lavit_deploy.serving.wire.problem import (
@@ -55,7 +55,7 @@ _DESCRIPTION = (
 
 def create_app(
     registry: Registry,
-    settings: Settings,
+    settings: ServiceSettings,
     metrics: Metrics,
     *,
     workers: int | None = 1,
@@ -131,7 +131,7 @@ def create_app(
 
 def _add_middleware(
     app: FastAPI,
-    settings: Settings,
+    settings: ServiceSettings,
     *,
     access: Access,
     admission: Admission,

@@ -15,11 +15,11 @@ from lavit_deploy.serving.batching.padding import PaddedSizes
 from lavit_deploy.serving.batching.picture_queue import Inferred, Reservation
 from lavit_deploy.serving.decoding.pool import Decoded, Decoders
 from lavit_deploy.serving.errors import NotReadyError, UnexpectedError, kind_of
-from lavit_deploy.serving.models.open_models import Model
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.models.open_models import OpenedModel
+from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.telemetry.model_metrics import Gauges
-from lavit_deploy.serving.telemetry.timeline import DECODE, INFER, QUEUE, Lane, Timeline
+from lavit_deploy.serving.telemetry.timeline import DECODE, INFER, QUEUE, PictureTimeline, Timeline
 
 _log = logging.getLogger("serving.classifier")
 
@@ -60,7 +60,7 @@ class Classifier:
     """
 
     def __init__(
-        self, model: Model, settings: Settings, metrics: Metrics, decoders: Decoders
+        self, model: OpenedModel, settings: ServiceSettings, metrics: Metrics, decoders: Decoders
     ) -> None:
         self.model = model
         self.classes = model.manifest.classes
@@ -226,13 +226,13 @@ class Classifier:
     async def _infer(
         self, picture: bytes | Pixels, reservation: Reservation
     ) -> Inferred | LavitError:
-        lane = Timeline.current().picture()
+        stages = Timeline.current().picture()
         try:
             decode_seconds = 0.0
             if isinstance(picture, bytes):
-                decoded = await self._decode(picture, reservation, lane)
+                decoded = await self._decode(picture, reservation, stages)
                 picture, decode_seconds = decoded.pixels, decoded.decode_seconds
-            inferred = await _infer(picture, reservation, lane)
+            inferred = await _infer(picture, reservation, stages)
             check_logits(inferred.logits, len(self.classes))
         except Exception as error:  # noqa: BLE001 - costs this picture, not the service
             return self._failed(error)
@@ -246,10 +246,10 @@ class Classifier:
     async def _classify(
         self, picture: bytes, top_k: int, reservation: Reservation
     ) -> Ranked | LavitError:
-        lane = Timeline.current().picture()
+        stages = Timeline.current().picture()
         try:
-            decoded = await self._decode(picture, reservation, lane)
-            inferred = await _infer(decoded.pixels, reservation, lane)
+            decoded = await self._decode(picture, reservation, stages)
+            inferred = await _infer(decoded.pixels, reservation, stages)
             check_logits(inferred.logits, len(self.classes))
             classes = rank(inferred.logits, top_k)
         except Exception as error:  # noqa: BLE001 - costs this picture, not the others
@@ -261,8 +261,10 @@ class Classifier:
             classes, decode_seconds, queue_seconds, inferred.infer_seconds, inferred.batch
         )
 
-    async def _decode(self, picture: bytes, reservation: Reservation, lane: Lane) -> Decoded:
-        with lane.stage(DECODE) as stage:
+    async def _decode(
+        self, picture: bytes, reservation: Reservation, stages: PictureTimeline
+    ) -> Decoded:
+        with stages.stage(DECODE) as stage:
             try:
                 decoded = await self._decoders.decode(picture, self.model.manifest.preprocess)
             except Exception:
@@ -281,16 +283,16 @@ class Classifier:
         return error
 
 
-async def _infer(pixels: Pixels, reservation: Reservation, lane: Lane) -> Inferred:
+async def _infer(pixels: Pixels, reservation: Reservation, stages: PictureTimeline) -> Inferred:
     """Logits of a decoded picture, uint8 [H, W, 3], with its stages in the request's timeline."""
-    with lane.stage(QUEUE) as stage:
+    with stages.stage(QUEUE) as stage:
         inferred = await reservation.infer(pixels)
         stage.was(QUEUE, inferred.queue_seconds)
         stage.was(INFER, inferred.infer_seconds, inferred.batch)
     return inferred
 
 
-def _batch_size(model: Model, asked: int | None) -> int:
+def _batch_size(model: OpenedModel, asked: int | None) -> int:
     """Largest batch to run: what was asked for, or what the artifact was optimised for."""
     batch = model.artifact.batch
     size = batch.optimum if asked is None else asked

@@ -9,7 +9,7 @@ from lavit_deploy.serving.models.classifier import Classifier
 from lavit_deploy.serving.models.status import ModelStatus
 
 
-class Models(Protocol):
+class ModelLookup(Protocol):
     """Where routes find models."""
 
     @property

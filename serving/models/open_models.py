@@ -14,12 +14,12 @@ from lavit_deploy.bundle.selection import Choice, Wish, choose
 from lavit_deploy.manifest import Artifact, Manifest
 from lavit_deploy.runtimes.base import Runtime
 from lavit_deploy.serving.models.status import ModelIdentity
-from lavit_deploy.serving.settings.model_source import Key, ModelSource, keys_of
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.model_source import ModelKey, ModelSource, keys_of
+from lavit_deploy.serving.settings.settings import ServiceSettings
 
 
 @dataclass(frozen=True)
-class Model:
+class OpenedModel:
     """An opened artifact, what its bundle says about it, and what it is called here.
 
     Attributes:
@@ -32,7 +32,7 @@ class Model:
         choice: why this artifact, for the operator.
     """
 
-    key: Key
+    key: ModelKey
     source: ModelSource
     manifest: Manifest
     artifact: Artifact
@@ -56,7 +56,7 @@ class Model:
             runtime.close()
 
 
-def open_models(settings: Settings) -> list[Model]:
+def open_models(settings: ServiceSettings) -> list[OpenedModel]:
     """Open every bundle that the settings name.
 
     Raises:
@@ -74,7 +74,9 @@ def open_models(settings: Settings) -> list[Model]:
     return models
 
 
-def open_model(source: ModelSource, bundle: Bundle, key: Key, settings: Settings) -> Model:
+def open_model(
+    source: ModelSource, bundle: Bundle, key: ModelKey, settings: ServiceSettings
+) -> OpenedModel:
     """Choose an artifact of a bundle, check its hash and parity, and open it.
 
     Args:
@@ -101,10 +103,10 @@ def open_model(source: ModelSource, bundle: Bundle, key: Key, settings: Settings
     with ExitStack() as undo:
         runtimes = tuple(undo.enter_context(reopen()) for _ in range(settings.instances))
         undo.pop_all()
-    return Model(key, source, bundle.manifest, choice.artifact, runtimes, reopen, choice)
+    return OpenedModel(key, source, bundle.manifest, choice.artifact, runtimes, reopen, choice)
 
 
-def retune_all(sources: Sequence[ModelSource], settings: Settings) -> None:
+def retune_all(sources: Sequence[ModelSource], settings: ServiceSettings) -> None:
     """Measure every artifact of every bundle on this machine, and keep the results in them."""
     for source in sources:
         bundle = retune(

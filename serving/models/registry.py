@@ -24,10 +24,10 @@ from lavit_deploy.serving.errors import (
     UnknownModelError,
 )
 from lavit_deploy.serving.models.classifier import Classifier
-from lavit_deploy.serving.models.open_models import Model, open_model
+from lavit_deploy.serving.models.open_models import OpenedModel, open_model
 from lavit_deploy.serving.models.status import ModelStatus
-from lavit_deploy.serving.settings.model_source import Key, ModelSource, keys_of
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.model_source import ModelKey, ModelSource, keys_of
+from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 
 _log = logging.getLogger("serving.registry")
@@ -70,7 +70,7 @@ class _Served:
 
 
 class Registry:
-    """Models by name and version; implements `lavit_deploy.serving.models.lookup.Models`.
+    """Models by name and version; implements `lavit_deploy.serving.models.lookup.ModelLookup`.
 
     Args:
         models: what there is at the start, the default first; at least one. The registry closes
@@ -88,8 +88,8 @@ class Registry:
 
     def __init__(
         self,
-        models: Sequence[Model],
-        settings: Settings,
+        models: Sequence[OpenedModel],
+        settings: ServiceSettings,
         metrics: Metrics,
         *,
         elsewhere: Callable[[], str | None] = lambda: None,
@@ -104,7 +104,7 @@ class Registry:
             seconds=settings.decode_seconds,
             isolation=settings.decoder_isolation,
         )
-        self._served: dict[Key, _Served] = {}
+        self._served: dict[ModelKey, _Served] = {}
         self._changing = asyncio.Lock()
         self._starting: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
@@ -116,7 +116,7 @@ class Registry:
 
     @property
     def unready_reason(self) -> str | None:
-        """As of `Models`."""
+        """As of `ModelLookup`."""
         return self.own_unready_reason or self._elsewhere()
 
     @property
@@ -141,12 +141,12 @@ class Registry:
 
     @contextmanager
     def use(self, name: str | None = None, version: str | None = None) -> Iterator[Classifier]:
-        """As of `Models`."""
+        """As of `ModelLookup`."""
         with self._find(name, version).lease() as classifier:
             yield classifier
 
     def listing(self) -> tuple[ModelStatus, ...]:
-        """As of `Models`."""
+        """As of `ModelLookup`."""
         every = self._served.values()
         return tuple(served.status(default=not index) for index, served in enumerate(every))
 
@@ -209,7 +209,7 @@ class Registry:
         """
         async with self._changing:
             bundle = await self._read(source)
-            key = Key(source.name or bundle.manifest.name, source.version or "1")
+            key = ModelKey(source.name or bundle.manifest.name, source.version or "1")
             served = await self._load(source, bundle, key)
             if default:
                 first = {key: self._served[key]}
@@ -227,7 +227,7 @@ class Registry:
             served = self._find(name, version)
             if len(self._served) == 1:
                 raise LastModelError(
-                    f"{Key(name, version)} is the only model; load another one first"
+                    f"{ModelKey(name, version)} is the only model; load another one first"
                 )
             self._remove(served)
 
@@ -269,7 +269,7 @@ class Registry:
                 self._remove(self._served[gone])
             self._served = {key: self._served[key] for key in keys}
 
-    def _is_current(self, key: Key, source: ModelSource, bundle: Bundle) -> bool:
+    def _is_current(self, key: ModelKey, source: ModelSource, bundle: Bundle) -> bool:
         served = self._served.get(key)
         if served is None:
             return False
@@ -280,13 +280,15 @@ class Registry:
     async def _read(self, source: ModelSource) -> Bundle:
         return await self._or_refuse(source, asyncio.to_thread(Bundle.open, source.path))
 
-    async def _load(self, source: ModelSource, bundle: Bundle, key: Key) -> _Served:
+    async def _load(self, source: ModelSource, bundle: Bundle, key: ModelKey) -> _Served:
         classifier = await self._or_refuse(source, self._ready_classifier(source, bundle, key))
         served = self._put(classifier)
         _log.info("serving %s", key, extra=_facts(served))
         return served
 
-    async def _ready_classifier(self, source: ModelSource, bundle: Bundle, key: Key) -> Classifier:
+    async def _ready_classifier(
+        self, source: ModelSource, bundle: Bundle, key: ModelKey
+    ) -> Classifier:
         """A classifier that has answered its warm-up; everything is closed where it fails."""
         model = await asyncio.to_thread(open_model, source, bundle, key, self._settings)
         try:
@@ -314,7 +316,7 @@ class Registry:
             _log.error("refused %s: %s", source.path, error)
             raise ModelRefusedError(f"{source.path} is refused: {error}") from error
 
-    def _classifier(self, model: Model) -> Classifier:
+    def _classifier(self, model: OpenedModel) -> Classifier:
         return Classifier(model, self._settings, self._metrics, self._decoders)
 
     def _put(self, classifier: Classifier) -> _Served:

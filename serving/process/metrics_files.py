@@ -17,15 +17,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from lavit_deploy.serving.process.worker_states import Board, Crew
+from lavit_deploy.serving.process.worker_states import WorkerPlace, WorkerStates
 
 _OLDEST = "process_start_time_seconds"
 
 
-def count_in_files(crew: Crew) -> None:
-    """Have this process count in the crew's files; to be called before any metric is made."""
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(crew.metrics)  # the library reads it nowhere else
-    values.ValueClass = values.MultiProcessValue(lambda: crew.number)  # type: ignore[no-untyped-call]
+def count_in_files(place: WorkerPlace) -> None:
+    """Have this process count in the place's files; to be called before any metric is made."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(place.metrics)  # the library reads it nowhere else
+    values.ValueClass = values.MultiProcessValue(lambda: place.number)  # type: ignore[no-untyped-call]
 
 
 def forget_gauges(number: int, folder: Path) -> None:
@@ -33,12 +33,12 @@ def forget_gauges(number: int, folder: Path) -> None:
     mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]
 
 
-def registry_of_all(crew: Crew) -> CollectorRegistry:
+def registry_of_all(place: WorkerPlace) -> CollectorRegistry:
     """What a scrape shows."""
     registry = CollectorRegistry()
-    registry.register(_Counted(crew.metrics))
-    registry.register(_Processes(crew.board))
-    registry.register(_Workers(crew.board))
+    registry.register(_Counted(place.metrics))
+    registry.register(_Processes(place.shared))
+    registry.register(_Workers(place.shared))
     PlatformCollector(registry=registry)
     return registry
 
@@ -58,12 +58,12 @@ class _Counted(Collector):
 class _Processes(Collector):
     """`process_*` of all processes together; the start time is the oldest one's."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, states: WorkerStates) -> None:
+        self._states = states
 
     def collect(self) -> Iterator[Metric]:
         found: dict[str, tuple[Metric, list[float]]] = {}
-        for pid in self._board.processes():
+        for pid in self._states.processes():
             for metric in _process(pid).collect():
                 for sample in metric.samples:
                     found.setdefault(sample.name, (metric, []))[1].append(sample.value)
@@ -80,16 +80,16 @@ def _process(pid: int) -> ProcessCollector:
 class _Workers(Collector):
     """How many workers there are, and how often one was replaced."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, states: WorkerStates) -> None:
+        self._states = states
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
-            "lavit_workers_ready", "Workers that take requests.", self._board.ready
+            "lavit_workers_ready", "Workers that take requests.", self._states.ready
         )
-        yield GaugeMetricFamily("lavit_workers", "Workers asked for.", self._board.workers)
+        yield GaugeMetricFamily("lavit_workers", "Workers asked for.", self._states.workers)
         yield CounterMetricFamily(
             "lavit_worker_restarts",
             "Times that a worker ended by itself and was replaced.",
-            sum(self._board.restarts),
+            sum(self._states.restarts),
         )

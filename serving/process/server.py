@@ -18,13 +18,13 @@ import uvicorn
 from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.http.app import create_app
 from lavit_deploy.serving.http.connection import Connection
-from lavit_deploy.serving.models.open_models import Model, open_models, retune_all
+from lavit_deploy.serving.models.open_models import OpenedModel, open_models, retune_all
 from lavit_deploy.serving.models.registry import Registry
 from lavit_deploy.serving.process.metrics_files import registry_of_all
 from lavit_deploy.serving.process.signals import take_signals
 from lavit_deploy.serving.process.sockets import listening_socket, url
-from lavit_deploy.serving.process.worker_states import Crew, State
-from lavit_deploy.serving.settings.settings import MIB, LogFormat, Settings
+from lavit_deploy.serving.process.worker_states import State, WorkerPlace
+from lavit_deploy.serving.settings.settings import MIB, LogFormat, ServiceSettings
 from lavit_deploy.serving.telemetry.logs import announce
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.telemetry.tracing import Tracing
@@ -40,13 +40,18 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
-def serve(settings: Settings, *, reread: Callable[[], Settings], crew: Crew | None = None) -> int:
+def serve(
+    settings: ServiceSettings,
+    *,
+    reread: Callable[[], ServiceSettings],
+    place: WorkerPlace | None = None,
+) -> int:
     """Serve bundles until SIGTERM or SIGINT, then finish what was accepted.
 
     Args:
         settings: which bundles, and how.
         reread: makes the settings again, for SIGHUP; only their list of bundles is looked at.
-        crew: the workers of which this process is one; None: it is the whole service.
+        place: the workers of which this process is one; None: it is the whole service.
 
     Returns:
         Exit code: 0 after a clean stop, 1 where the last requests had to be abandoned.
@@ -61,9 +66,9 @@ def serve(settings: Settings, *, reread: Callable[[], Settings], crew: Crew | No
         for model in models:
             stack.callback(model.close)
         listener = stack.enter_context(
-            listening_socket(settings.host, settings.port, shared=crew is not None)
+            listening_socket(settings.host, settings.port, shared=place is not None)
         )
-        metrics = Metrics() if crew is None else Metrics(registry_of_all(crew))
+        metrics = Metrics() if place is None else Metrics(registry_of_all(place))
         tracing = Tracing.load(settings.otlp_endpoint, os.environ)
         if tracing is not None:
             stack.callback(tracing.close)
@@ -71,10 +76,10 @@ def serve(settings: Settings, *, reread: Callable[[], Settings], crew: Crew | No
             models,
             settings,
             metrics,
-            elsewhere=(lambda: None) if crew is None else crew.reason_elsewhere,
+            elsewhere=(lambda: None) if place is None else place.reason_elsewhere,
         )
         config = uvicorn.Config(
-            create_app(registry, settings, metrics, workers=_workers(crew), tracing=tracing),
+            create_app(registry, settings, metrics, workers=_workers(place), tracing=tracing),
             http=Connection,
             ws="none",
             log_config=None,
@@ -85,16 +90,16 @@ def serve(settings: Settings, *, reread: Callable[[], Settings], crew: Crew | No
         )
         server = (
             Server(config, registry, log_format=settings.log_format, reread=reread)
-            if crew is None
+            if place is None
             else WorkerServer(
-                config, registry, metrics, crew, log_format=settings.log_format, reread=reread
+                config, registry, metrics, place, log_format=settings.log_format, reread=reread
             )
         )
-        if crew is None or crew.first:
+        if place is None or place.first:
             host, port = listener.getsockname()[:2]
             lines = _start_lines(settings, models, registry, url(host, port))
-            if crew is not None:
-                lines["workers"] = f"{crew.board.workers}, each with these limits"
+            if place is not None:
+                lines["workers"] = f"{place.shared.workers}, each with these limits"
             server.announce(lines)
         server.run(sockets=[listener])
         if server.failure is not None:
@@ -102,8 +107,8 @@ def serve(settings: Settings, *, reread: Callable[[], Settings], crew: Crew | No
         return 0 if registry.drained else 1
 
 
-def _workers(crew: Crew | None) -> int:
-    return 1 if crew is None else crew.board.workers
+def _workers(place: WorkerPlace | None) -> int:
+    return 1 if place is None else place.shared.workers
 
 
 class Server(uvicorn.Server):
@@ -119,7 +124,7 @@ class Server(uvicorn.Server):
         registry: Registry,
         *,
         log_format: LogFormat,
-        reread: Callable[[], Settings],
+        reread: Callable[[], ServiceSettings],
     ) -> None:
         super().__init__(config)
         self._log_format = log_format
@@ -193,7 +198,7 @@ class WorkerServer(Server):
 
     Args:
         metrics: read a few times a second, so that whichever worker is scraped shows this one's.
-        crew: the others.
+        place: the others.
     """
 
     def __init__(
@@ -201,14 +206,14 @@ class WorkerServer(Server):
         config: uvicorn.Config,
         registry: Registry,
         metrics: Metrics,
-        crew: Crew,
+        place: WorkerPlace,
         *,
         log_format: LogFormat,
-        reread: Callable[[], Settings],
+        reread: Callable[[], ServiceSettings],
     ) -> None:
         super().__init__(config, registry, log_format=log_format, reread=reread)
         self._metrics = metrics
-        self._crew = crew
+        self._place = place
         self._publishing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -247,16 +252,16 @@ class WorkerServer(Server):
         loop.add_reader(supervisor.sentinel, stop)
 
     async def _publish(self) -> None:
-        board, number = self._crew.board, self._crew.number
+        states, number = self._place.shared, self._place.number
         while True:
             ready = self._registry.own_unready_reason is None
-            board.set_state(number, State.READY if ready else State.BROKEN)
+            states.set_state(number, State.READY if ready else State.BROKEN)
             self._metrics.refresh()
             await asyncio.sleep(_PUBLISHED)
 
 
 def _start_lines(
-    settings: Settings, models: Sequence[Model], registry: Registry, address: str
+    settings: ServiceSettings, models: Sequence[OpenedModel], registry: Registry, address: str
 ) -> dict[str, str]:
     """What an operator wants to know about a server that starts, by topic."""
     lines = {"serving": address, "also": "/docs, /metrics, /healthz, /readyz"}
@@ -271,7 +276,9 @@ def _start_lines(
     return lines
 
 
-def _model_lines(settings: Settings, model: Model, registry: Registry) -> dict[str, str]:
+def _model_lines(
+    settings: ServiceSettings, model: OpenedModel, registry: Registry
+) -> dict[str, str]:
     """What an operator wants to know about one model, by topic."""
     manifest, choice = model.manifest, model.choice
     called = "" if model.key == (manifest.name, "1") else f"{model.key}: "

@@ -26,26 +26,26 @@ from lavit_deploy.common.errors import LavitError, UsageError
 from lavit_deploy.serving.batching.backoff import Backoff
 from lavit_deploy.serving.process.signals import held_signals
 from lavit_deploy.serving.process.sockets import reserved_socket
-from lavit_deploy.serving.process.worker_states import Board, Crew, State
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.process.worker_states import State, WorkerPlace, WorkerStates
+from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry import logs
 
 _log = logging.getLogger("serving.workers")
 _LOOK = 0.05
-"""Seconds between looks at the board while a worker starts."""
+"""Seconds between looks at its state while a worker starts."""
 _PROVEN = 60.0
 """Seconds after which a worker that ends is replaced without waiting longer than the first time."""
 _SPARE = 5.0
 """Seconds beyond its own limits after which a worker that does not stop is killed."""
 
 
-def supervise(settings: Settings, *, reread: Callable[[], Settings]) -> int:
+def supervise(settings: ServiceSettings, *, reread: Callable[[], ServiceSettings]) -> int:
     """Serve bundles with several workers until SIGTERM or SIGINT.
 
     The first worker starts alone: what is wrong with the settings or a bundle is said once, by it.
 
     Args:
-        settings: of the whole service; `Settings.of_worker` divides them.
+        settings: of the whole service; `ServiceSettings.of_worker` divides them.
         reread: makes the settings again, for SIGHUP; must be picklable.
 
     Returns:
@@ -68,17 +68,19 @@ def supervise(settings: Settings, *, reread: Callable[[], Settings]) -> int:
         return asyncio.run(_Supervisor(settings, reread, Path(folder)).run())
 
 
-def work(settings: Settings, crew: Crew, reread: Callable[[], Settings]) -> None:
+def work(
+    settings: ServiceSettings, place: WorkerPlace, reread: Callable[[], ServiceSettings]
+) -> None:
     """A worker's whole life; ends the process with its exit code."""
     from lavit_deploy.serving.process.metrics_files import count_in_files
 
-    logs.configure(settings.log_format, worker=crew.number)
-    count_in_files(crew)
+    logs.configure(settings.log_format, worker=place.number)
+    count_in_files(place)
 
     def serve(_: object) -> int:
         from lavit_deploy.serving.process import server
 
-        return server.serve(settings, reread=reread, crew=crew)
+        return server.serve(settings, reread=reread, place=place)
 
     sys.exit(command_line.run(serve))
 
@@ -99,13 +101,15 @@ class _Worker:
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, reread: Callable[[], Settings], metrics: Path) -> None:
+    def __init__(
+        self, settings: ServiceSettings, reread: Callable[[], ServiceSettings], metrics: Path
+    ) -> None:
         self._settings = settings
         self._reread = reread
         self._metrics = metrics
         self._context = multiprocessing.get_context("spawn")
-        self._board = Board.make(self._context, settings.workers)
-        self._board.pids[-1] = os.getpid()
+        self._states = WorkerStates.make(self._context, settings.workers)
+        self._states.pids[-1] = os.getpid()
         self._workers = [_Worker(number) for number in range(1, settings.workers + 1)]
         self._stopping = asyncio.Event()
 
@@ -134,19 +138,19 @@ class _Supervisor:
         settings = self._settings.of_worker()
         if not first:  # the bundle has the first one's times by now
             settings = replace(settings, retune=False)
-        crew = Crew(self._board, worker.number, self._metrics, first)
+        place = WorkerPlace(self._states, worker.number, self._metrics, first)
         worker.process = self._context.Process(
-            target=work, args=(settings, crew, self._reread), name=f"worker-{worker.number}"
+            target=work, args=(settings, place, self._reread), name=f"worker-{worker.number}"
         )
         with held_signals():
             worker.process.start()
         worker.started = time.monotonic()
-        self._board.pids[worker.number - 1] = worker.process.pid
+        self._states.pids[worker.number - 1] = worker.process.pid
 
     async def _until_ready(self, worker: _Worker) -> bool:
         """Whether it became ready; not if it ended before, or all are to stop."""
         while not self._stopping.is_set():
-            if self._board.state(worker.number) == State.READY:
+            if self._states.state(worker.number) == State.READY:
                 return True
             if worker.process is None or worker.process.exitcode is not None:
                 return False
@@ -157,8 +161,8 @@ class _Supervisor:
         """Replace the worker whenever it ends."""
         while worker.process is not None:
             await _ended(worker.process)
-            self._board.set_state(worker.number, State.GONE)
-            self._board.pids[worker.number - 1] = 0
+            self._states.set_state(worker.number, State.GONE)
+            self._states.pids[worker.number - 1] = 0
             self._forget_gauges(worker.number)
             if time.monotonic() - worker.started > _PROVEN:
                 worker.backoff.reset()
@@ -170,7 +174,7 @@ class _Supervisor:
                 delay,
             )
             await asyncio.sleep(delay)
-            self._board.restarts[worker.number - 1] += 1
+            self._states.restarts[worker.number - 1] += 1
             self._start(worker, again=True)
 
     def _forget_gauges(self, number: int) -> None:

@@ -20,7 +20,7 @@ class State(IntEnum):
 
 
 @dataclass(frozen=True)
-class Board:
+class WorkerStates:
     """One place for each worker in shared memory; each place has one writer at a time.
 
     Attributes:
@@ -34,8 +34,8 @@ class Board:
     restarts: Any
 
     @classmethod
-    def make(cls, context: SpawnContext, workers: int) -> Board:
-        """An empty board, for processes that the context starts."""
+    def make(cls, context: SpawnContext, workers: int) -> WorkerStates:
+        """Places that are empty, for processes that the context starts."""
         return cls(
             context.RawArray("b", workers),
             context.RawArray("i", workers + 1),
@@ -66,17 +66,17 @@ class Board:
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerPlace:
     """One worker's place among the others.
 
     Attributes:
-        board: of all.
+        shared: of all.
         number: its own, counted from 1.
         metrics: folder of the files that all workers count in.
         first: it tells the operator what is served; the others need not say it again.
     """
 
-    board: Board
+    shared: WorkerStates
     number: int
     metrics: Path
     first: bool
@@ -87,10 +87,10 @@ class Crew:
         At the start every worker must be ready once. Later, one that is gone gets no connections
         and does not count, one that listens and would refuse does.
         """
-        for number in range(1, self.board.workers + 1):
-            state = self.board.state(number)
+        for number in range(1, self.shared.workers + 1):
+            state = self.shared.state(number)
             if number == self.number or state in {State.READY, State.GONE}:
                 continue
             doing = "is warming up" if state == State.STARTING else "is not ready; its log says why"
-            return f"worker {number} of {self.board.workers} {doing}"
+            return f"worker {number} of {self.shared.workers} {doing}"
         return None

@@ -19,7 +19,7 @@ from typing import Any
 
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.serving.settings.model_source import ModelSource
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.settings import ServiceSettings
 
 PREFIX = "LAVIT_SERVE_"
 CONFIG = "config"
@@ -29,8 +29,8 @@ _TOML_TYPES: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float)}
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
 
 
-class Several(argparse.Action):
-    """Collects values in a tuple, which `Settings` can keep as it is."""
+class MultiValue(argparse.Action):
+    """Collects values in a tuple, which `ServiceSettings` can keep as it is."""
 
     def __call__(
         self,
@@ -58,7 +58,7 @@ class Several(argparse.Action):
             raise ValueError("words, quoted as in a shell") from None
 
 
-class CommaSeparated(Several):
+class CommaSeparated(MultiValue):
     """The same for an option whose values are one word with commas."""
 
     def parts(self, values: str | Sequence[Any]) -> Sequence[Any]:
@@ -95,7 +95,7 @@ class Field:
         Raises:
             ValueError: says what would be valid.
         """
-        if isinstance(self.action, Several):
+        if isinstance(self.action, MultiValue):
             return tuple(self._one(part) for part in self.action.split(text))
         if self._is_switch:
             if text.lower() not in _SWITCH:
@@ -109,7 +109,7 @@ class Field:
         Raises:
             ValueError: says what would be valid.
         """
-        if isinstance(self.action, Several):
+        if isinstance(self.action, MultiValue):
             if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
                 raise ValueError("a list of strings")
             return tuple(self._one(part) for part in value)
@@ -128,7 +128,7 @@ class Field:
         Raises:
             ValueError: says what would be valid.
         """
-        if isinstance(self.action, Several):
+        if isinstance(self.action, MultiValue):
             return tuple(self._one(part) for part in given)
         return given if self._is_switch else self._one(given)
 
@@ -156,11 +156,11 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Effective:
+class Resolved:
     """Every setting, and where each one comes from.
 
     Attributes:
-        values: by the name in `Settings`.
+        values: by the name in `ServiceSettings`.
         origins: the same keys; "default", an option, a variable, or a file's line.
         fields: the options.
     """
@@ -169,14 +169,14 @@ class Effective:
     origins: Mapping[str, str]
     fields: tuple[Field, ...]
 
-    def settings(self) -> Settings:
+    def settings(self) -> ServiceSettings:
         """The settings, checked.
 
         Raises:
             UsageError: out of range or contradictory; says where each value came from.
         """
         try:
-            return Settings(**self.values)
+            return ServiceSettings(**self.values)
         except UsageError as error:
             message = str(error)
             named = set(re.findall(r"--([a-z-]+)", message))
@@ -210,7 +210,7 @@ def read(
     make_parser: Callable[[], argparse.ArgumentParser],
     arguments: Sequence[str] | None,
     environment: Mapping[str, str],
-) -> tuple[Effective, argparse.Namespace]:
+) -> tuple[Resolved, argparse.Namespace]:
     """Everything that was said, wherever it was said.
 
     Args:
@@ -241,7 +241,7 @@ def read(
     for layer in layers:
         for dest, (value, origin) in layer.items():
             values[dest], origins[dest] = value, origin
-    return Effective(values, origins, table), others
+    return Resolved(values, origins, table), others
 
 
 _Layer = dict[str, tuple[Any, str]]
@@ -249,7 +249,7 @@ _Layer = dict[str, tuple[Any, str]]
 
 def _table(parser: argparse.ArgumentParser) -> tuple[Field, ...]:
     """The parser's options that are settings."""
-    settings = {field.name for field in fields(Settings)}
+    settings = {field.name for field in fields(ServiceSettings)}
     every = parser._actions  # noqa: SLF001 - argparse has no public list of its options
     return tuple(Field(action) for action in every if action.dest in settings)
 

@@ -15,7 +15,7 @@ WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 """What a name or a version given by an operator looks like: it stands in URLs and labels."""
 
 
-class Key(NamedTuple):
+class ModelKey(NamedTuple):
     """What a model is asked by."""
 
     name: str
@@ -64,7 +64,7 @@ class ModelSource:
         return cls(Path(path), name, version if colon else None)
 
 
-def keys_of(named: Iterable[tuple[ModelSource, str]]) -> list[Key]:
+def keys_of(named: Iterable[tuple[ModelSource, str]]) -> list[ModelKey]:
     """Names and versions of models.
 
     Args:
@@ -74,22 +74,22 @@ def keys_of(named: Iterable[tuple[ModelSource, str]]) -> list[Key]:
         UsageError: two have the same name and version.
     """
     models = [(source.name or name, source) for source, name in named]
-    taken: dict[Key, ModelSource] = {}
+    taken: dict[ModelKey, ModelSource] = {}
     for name, source in models:
         if source.version is not None:
-            key = Key(name, source.version)
+            key = ModelKey(name, source.version)
             if key in taken:
                 raise UsageError(f"{taken[key].path} and {source.path} are both {key}")
             taken[key] = source
     keys = []
     for name, source in models:
-        key = Key(name, source.version) if source.version else free_key(name, taken)
+        key = ModelKey(name, source.version) if source.version else free_key(name, taken)
         taken[key] = source
         keys.append(key)
     return keys
 
 
-def free_key(name: str, taken: Iterable[Key]) -> Key:
+def free_key(name: str, taken: Iterable[ModelKey]) -> ModelKey:
     """The name with the first number, from 1, that is not among `taken`."""
     taken = set(taken)
-    return next(key for number in count(1) if (key := Key(name, str(number))) not in taken)
+    return next(key for number in count(1) if (key := ModelKey(name, str(number))) not in taken)

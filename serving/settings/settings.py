@@ -19,7 +19,7 @@ Isolation = Literal["threads", "processes"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ServiceSettings:
     """Everything `lavit-serve` can be told.
 
     Attributes:
@@ -117,7 +117,7 @@ class Settings:
             )
         return max(1, threads // self.instances)
 
-    def of_worker(self) -> Settings:
+    def of_worker(self) -> ServiceSettings:
         """The share that each of the workers has: settings of a service of one process."""
         share = self.workers
         return replace(

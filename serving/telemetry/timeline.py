@@ -29,7 +29,7 @@ class Span:
 
 
 @dataclass(eq=False)
-class Lane:
+class PictureTimeline:
     """The stages of one picture, or those that all pictures share, in order."""
 
     spans: list[Span] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Timeline:
 
     Attributes:
         shared: stages of the whole request.
-        lanes: those of each picture.
+        pictures: those of each picture.
         trace_id: 32 hexadecimal digits, where the request is traced.
     """
 
@@ -85,8 +85,8 @@ class Timeline:
         self.request_id = request_id
         self.trace_id: str | None = None
         self.started = time.perf_counter()
-        self.shared = Lane()
-        self.lanes: list[Lane] = []
+        self.shared = PictureTimeline()
+        self.pictures: list[PictureTimeline] = []
 
     @staticmethod
     def current() -> Timeline:
@@ -104,14 +104,14 @@ class Timeline:
         """Undo `begin`."""
         _CURRENT.reset(token)
 
-    def picture(self) -> Lane:
-        """A lane for one more picture."""
-        self.lanes.append(lane := Lane())
-        return lane
+    def picture(self) -> PictureTimeline:
+        """The stages of one more picture."""
+        self.pictures.append(stages := PictureTimeline())
+        return stages
 
     def milliseconds(self) -> dict[str, float]:
         """The stages there were, and the total; those of the picture that took longest."""
-        slowest = max(self.lanes, key=lambda lane: lane.total, default=Lane())
+        slowest = max(self.pictures, key=lambda stages: stages.total, default=PictureTimeline())
         total = time.perf_counter() - self.started
         spent: dict[str, float] = {}
         for span in (*self.shared.spans, *slowest.spans):

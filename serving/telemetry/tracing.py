@@ -59,8 +59,8 @@ class RequestTrace:
             span.set_attribute("error.type", reason)
         if status >= 500:
             span.set_status(api.Status(api.StatusCode.ERROR, reason))
-        for number, lane in enumerate((timeline.shared, *timeline.lanes)):
-            for stage in lane.spans:
+        for number, stages in enumerate((timeline.shared, *timeline.pictures)):
+            for stage in stages.spans:
                 self._tracing.stage(span, stage, picture=number - 1 if number else None)
         span.end()
 

@@ -29,10 +29,10 @@ from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.runtimes.base import Runtime, TensorSpec
 from lavit_deploy.serving.http.app import create_app
-from lavit_deploy.serving.models.open_models import Model
+from lavit_deploy.serving.models.open_models import OpenedModel
 from lavit_deploy.serving.models.registry import Registry
-from lavit_deploy.serving.settings.model_source import Key, ModelSource
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.model_source import ModelKey, ModelSource
+from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 
 CLASSES = ("red", "green", "blue")
@@ -214,13 +214,13 @@ def make_registry(tmp_path):
     """A registry over one model whose instances are these runtimes, with any setting changed."""
 
     def make(*runtimes, reopen=None, **changes):
-        settings = Settings(**{"bundles": (tmp_path,), "decoders": 2, **changes})
+        settings = ServiceSettings(**{"bundles": (tmp_path,), "decoders": 2, **changes})
         file = tmp_path / "stand-in"
         file.touch()
         artifact = artifact_of(file)
         metrics = Metrics()
-        model = Model(
-            key=Key("colours", "1"),
+        model = OpenedModel(
+            key=ModelKey("colours", "1"),
             source=ModelSource(tmp_path),
             manifest=manifest_of(artifact),
             artifact=artifact,

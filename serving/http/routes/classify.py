@@ -13,7 +13,7 @@ from lavit_deploy.serving.errors import InvalidParameterError
 from lavit_deploy.serving.http.client_gone import cancel_when_gone
 from lavit_deploy.serving.http.deadlines import DEADLINE_DOC, deadline_of, within_deadline
 from lavit_deploy.serving.http.route_policy import CLASSIFY
-from lavit_deploy.serving.models.lookup import Models
+from lavit_deploy.serving.models.lookup import ModelLookup
 from lavit_deploy.serving.wire.answers import milliseconds, model_id, picture_answer
 from lavit_deploy.serving.wire.json_body import JsonPictures
 from lavit_deploy.serving.wire.problem import (
@@ -66,7 +66,9 @@ class Classify(Protocol):
         """
 
 
-def classify_with(models: Models, uploads: UploadReader, *, top_k: int, seconds: float) -> Classify:
+def classify_with(
+    models: ModelLookup, uploads: UploadReader, *, top_k: int, seconds: float
+) -> Classify:
     """The endpoint of `/classify`.
 
     Args:

@@ -5,13 +5,13 @@
 from fastapi import APIRouter, Request, Response
 
 from lavit_deploy.serving.errors import NotReadyError
-from lavit_deploy.serving.models.lookup import Models
+from lavit_deploy.serving.models.lookup import ModelLookup
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.wire.problem import error_response, problem_doc
 from lavit_deploy.serving.wire.schemas import Health
 
 
-def health_routes(models: Models, metrics: Metrics) -> APIRouter:
+def health_routes(models: ModelLookup, metrics: Metrics) -> APIRouter:
     """`/healthz`, `/readyz` and `/metrics`."""
     router = APIRouter(tags=["operation"])
 

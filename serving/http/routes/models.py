@@ -4,12 +4,12 @@
 
 from fastapi import APIRouter
 
-from lavit_deploy.serving.models.lookup import Models
+from lavit_deploy.serving.models.lookup import ModelLookup
 from lavit_deploy.serving.wire.answers import model_entry
 from lavit_deploy.serving.wire.schemas import ModelList
 
 
-def models_routes(models: Models) -> APIRouter:
+def models_routes(models: ModelLookup) -> APIRouter:
     """`GET /models`."""
     router = APIRouter(tags=["classify"])
 

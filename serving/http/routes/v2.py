@@ -17,7 +17,7 @@ from lavit_deploy.serving.http.client_gone import cancel_when_gone
 from lavit_deploy.serving.http.deadlines import DEADLINE_DOC, deadline_of, within_deadline
 from lavit_deploy.serving.http.route_policy import MODEL, VERSION
 from lavit_deploy.serving.models.classifier import Classifier
-from lavit_deploy.serving.models.lookup import Models
+from lavit_deploy.serving.models.lookup import ModelLookup
 from lavit_deploy.serving.wire.problem import (
     headers_of,
     picture_problem,
@@ -64,7 +64,7 @@ _REFUSALS = {
 
 
 def protocol_routes(
-    models: Models, uploads: UploadReader, *, max_files: int, seconds: float
+    models: ModelLookup, uploads: UploadReader, *, max_files: int, seconds: float
 ) -> tuple[APIRouter, ...]:
     """Health, metadata and inference under `/v2`.
 
@@ -78,7 +78,7 @@ def protocol_routes(
     return _server_routes(models), _model_routes(models), inference
 
 
-def _server_routes(models: Models) -> APIRouter:
+def _server_routes(models: ModelLookup) -> APIRouter:
     router = APIRouter(tags=[_TAG])
 
     @router.get("/v2", summary="What this server is")
@@ -101,7 +101,7 @@ def _server_routes(models: Models) -> APIRouter:
     return router
 
 
-def _model_routes(models: Models) -> APIRouter:
+def _model_routes(models: ModelLookup) -> APIRouter:
     router = APIRouter(tags=[_TAG])
 
     @router.get(MODEL, summary="What a model takes and gives", responses={404: _UNKNOWN})
@@ -141,7 +141,7 @@ def _model_routes(models: Models) -> APIRouter:
 
 
 def _infer_routes(
-    models: Models, uploads: UploadReader, max_files: int, seconds: float
+    models: ModelLookup, uploads: UploadReader, max_files: int, seconds: float
 ) -> APIRouter:
     router = APIRouter(tags=[_TAG])
 

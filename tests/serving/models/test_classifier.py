@@ -28,11 +28,11 @@ sys.meta_path.insert(0, NoHttp())
 from pathlib import Path
 from lavit_deploy.serving.models.open_models import open_models
 from lavit_deploy.serving.models.registry import Registry
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 
 async def main(bundle, *pictures):
-    settings = Settings(bundles=(Path(bundle),), threads=1, decoders=1)
+    settings = ServiceSettings(bundles=(Path(bundle),), threads=1, decoders=1)
     registry = Registry(open_models(settings), settings, Metrics())
     registry.start()
     await registry.until_ready()

@@ -10,8 +10,8 @@ from lavit_deploy.common.errors import InferenceError
 from lavit_deploy.serving.errors import LastModelError, ModelRefusedError, UnknownModelError
 from lavit_deploy.serving.models.open_models import open_models
 from lavit_deploy.serving.models.registry import Registry
-from lavit_deploy.serving.settings.model_source import Key, ModelSource
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.model_source import ModelKey, ModelSource
+from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 
 PATIENCE = 30.0
@@ -40,7 +40,7 @@ def registry_of():
     """A registry over bundles on disk."""
 
     def make(*bundles, models=()):
-        settings = Settings(bundles=bundles, models=models, threads=1, decoders=1)
+        settings = ServiceSettings(bundles=bundles, models=models, threads=1, decoders=1)
         metrics = Metrics()
         return Registry(open_models(settings), settings, metrics), metrics
 
@@ -48,7 +48,7 @@ def registry_of():
 
 
 def keys(registry):
-    return [Key(entry.name, entry.version) for entry in registry.listing()]
+    return [ModelKey(entry.name, entry.version) for entry in registry.listing()]
 
 
 async def ask(registry, picture, name=None, version=None):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lavit_deploy.serving.process.worker_states import Board, Crew, State
+from lavit_deploy.serving.process.worker_states import State, WorkerPlace, WorkerStates
 
 WARMING, BROKEN = "worker 2 of 3 is warming up", "worker 2 of 3 is not ready; its log says why"
 
@@ -21,20 +21,20 @@ WARMING, BROKEN = "worker 2 of 3 is warming up", "worker 2 of 3 is not ready; it
 def test_a_service_is_ready_once_all_were_and_while_none_that_listens_is_broken(
     second, third, reason
 ):
-    board = Board.make(multiprocessing.get_context("spawn"), 3)
-    board.set_state(2, second)
-    board.set_state(3, third)
-    assert Crew(board, 1, Path(), first=True).reason_elsewhere() == reason
+    states = WorkerStates.make(multiprocessing.get_context("spawn"), 3)
+    states.set_state(2, second)
+    states.set_state(3, third)
+    assert WorkerPlace(states, 1, Path(), first=True).reason_elsewhere() == reason
 
 
 def test_what_a_worker_says_of_itself_is_not_asked_of_the_others():
-    board = Board.make(multiprocessing.get_context("spawn"), 1)
-    assert Crew(board, 1, Path(), first=True).reason_elsewhere() is None
+    states = WorkerStates.make(multiprocessing.get_context("spawn"), 1)
+    assert WorkerPlace(states, 1, Path(), first=True).reason_elsewhere() is None
 
 
-def test_the_board_counts_who_takes_requests_and_knows_all_processes():
-    board = Board.make(multiprocessing.get_context("spawn"), 3)
-    board.set_state(1, State.READY)
-    board.set_state(3, State.BROKEN)
-    board.pids[0], board.pids[-1] = 12, 34
-    assert (board.workers, board.ready, list(board.processes())) == (3, 1, [12, 34])
+def test_the_states_count_who_takes_requests_and_know_all_processes():
+    states = WorkerStates.make(multiprocessing.get_context("spawn"), 3)
+    states.set_state(1, State.READY)
+    states.set_state(3, State.BROKEN)
+    states.pids[0], states.pids[-1] = 12, 34
+    assert (states.workers, states.ready, list(states.processes())) == (3, 1, [12, 34])

@@ -16,7 +16,7 @@ from lavit_deploy.common.errors import UsageError
 from lavit_deploy.serving.cli import make_parser
 from lavit_deploy.serving.settings import layers
 from lavit_deploy.serving.settings.model_source import ModelSource
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[3]
 
@@ -89,7 +89,7 @@ def test_lists_come_as_words_commas_or_arrays(write):
 
 def test_every_setting_has_a_key_a_variable_and_an_origin():
     found = effective("b")
-    names = {field.name for field in dataclasses.fields(Settings)}
+    names = {field.name for field in dataclasses.fields(ServiceSettings)}
     assert set(found.values) == set(found.origins) == names
     assert {field.action.dest for field in found.fields} == names
     for field in found.fields:

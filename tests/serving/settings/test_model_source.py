@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavit_deploy.common.errors import UsageError
-from lavit_deploy.serving.settings.model_source import Key, ModelSource, keys_of
+from lavit_deploy.serving.settings.model_source import ModelKey, ModelSource, keys_of
 
 WORDS = st.sampled_from(["a", "b", "c.d-e_f"])
 
@@ -40,10 +40,10 @@ def test_versions_are_numbered_under_each_name_around_those_that_are_given():
         (ModelSource(Path("4"), "lavit"), "other"),
     ]
     assert keys_of(named) == [
-        Key("lavit", "2"),
-        Key("lavit", "1"),
-        Key("digits", "1"),
-        Key("lavit", "3"),
+        ModelKey("lavit", "2"),
+        ModelKey("lavit", "1"),
+        ModelKey("digits", "1"),
+        ModelKey("lavit", "3"),
     ]
 
 

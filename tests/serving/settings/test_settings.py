@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.serving.cli import make_parser
-from lavit_deploy.serving.settings.settings import MIB, Settings
+from lavit_deploy.serving.settings.settings import MIB, ServiceSettings
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ from lavit_deploy.serving.settings.settings import MIB, Settings
 )
 def test_a_value_out_of_range_is_refused_with_its_option_name(change, message):
     with pytest.raises(UsageError, match=message):
-        Settings(bundles=(Path(),), **change)
+        ServiceSettings(bundles=(Path(),), **change)
 
 
 @given(
@@ -52,7 +52,7 @@ def test_a_value_out_of_range_is_refused_with_its_option_name(change, message):
 def test_the_shares_of_the_workers_are_whole_services_within_the_limits(
     workers, threads, decoders, queue, pending
 ):
-    whole = Settings(
+    whole = ServiceSettings(
         bundles=(Path(),),
         workers=workers,
         threads=threads,
@@ -71,8 +71,8 @@ def test_the_shares_of_the_workers_are_whole_services_within_the_limits(
 def test_every_setting_is_an_option_with_the_same_default():
     given = vars(make_parser().parse_args(["some.bundle"]))
     assert (given.pop("config"), given.pop("show_config")) == (None, False)
-    assert Settings(**given) == Settings(bundles=(Path("some.bundle"),))
-    assert set(given) == {field.name for field in dataclasses.fields(Settings)}
+    assert ServiceSettings(**given) == ServiceSettings(bundles=(Path("some.bundle"),))
+    assert set(given) == {field.name for field in dataclasses.fields(ServiceSettings)}
 
 
 def test_the_command_line_is_pinned():

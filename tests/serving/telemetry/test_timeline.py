@@ -17,22 +17,22 @@ TIMING = re.compile(r"(?:(?:read|decode|queue|infer);dur=[\d.e-]+, )*total;dur=[
 
 
 def test_a_stage_that_fails_is_kept():
-    lane = Timeline().picture()
-    with pytest.raises(ZeroDivisionError), lane.stage("decode"):
+    stages = Timeline().picture()
+    with pytest.raises(ZeroDivisionError), stages.stage("decode"):
         raise ZeroDivisionError
-    assert [span.name for span in lane.spans] == ["decode"]
-    assert lane.spans[0].seconds > 0
+    assert [span.name for span in stages.spans] == ["decode"]
+    assert stages.spans[0].seconds > 0
 
 
 def test_a_stage_says_what_it_was_made_of_one_after_the_other():
-    lane = Timeline().picture()
-    with lane.stage("queue") as stage:
+    stages = Timeline().picture()
+    with stages.stage("queue") as stage:
         stage.was("queue", 2.0)
         stage.was("infer", 3.0, batch=4)
-    queue, infer = lane.spans
+    queue, infer = stages.spans
     assert infer.started == queue.started + 2.0
     assert (queue.batch, infer.batch) == (None, 4)
-    assert lane.total == 5.0
+    assert stages.total == 5.0
 
 
 def test_of_several_pictures_the_slowest_is_shown_with_what_all_share():

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from lavit_deploy.serving.http.app import create_app
 from lavit_deploy.serving.models.open_models import open_models
 from lavit_deploy.serving.models.registry import Registry
-from lavit_deploy.serving.settings.settings import Settings
+from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 
 KEY, ADMIN_KEY = "k" * 32, "a" * 32
@@ -27,7 +27,7 @@ def serve_with(bundle_path, tmp_path):
                 if key is not None:
                     files[option] = tmp_path / option
                     files[option].write_text(key)
-            settings = Settings(bundles=(bundle_path,), threads=1, decoders=1, **files)
+            settings = ServiceSettings(bundles=(bundle_path,), threads=1, decoders=1, **files)
             metrics = Metrics()
             registry = Registry(open_models(settings), settings, metrics)
             app = create_app(registry, settings, metrics, workers=workers)
