@@ -335,7 +335,7 @@ class Manifest(_Record):
         project_version: version of lavit-deploy that wrote it.
         name: model name, shown to clients.
         family: model family that the configuration is of; see `lavit_deploy.families`.
-        task: what the outputs mean; see `lavit_deploy.tasks`.
+        task: what the outputs mean; "classification" is the only one so far.
         architecture: preset that the configuration equals, "custom" otherwise.
         config: the model's configuration.
         classes: class names in the order of the logits.
