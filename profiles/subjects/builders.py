@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lavit_deploy.model.config import preset
+from lavit_deploy.families.catalogue import family_of_preset
+from lavit_deploy.families.lavit import LAVIT
 from lavit_deploy.profiles.baselines import PAPER, Baseline
 from lavit_deploy.profiles.counting.family_architecture import FamilyArchitecture
 from lavit_deploy.profiles.extra import profile_extra
@@ -23,15 +24,17 @@ _IMPLEMENTATIONS = {
 
 
 def from_preset(name: str, settings: RunSettings) -> TorchModel:
-    """A LaViT of a preset's sizes with random weights.
+    """A model of a preset's sizes with random weights.
 
     Raises:
-        ConfigError: its stages do not divide the image size of `settings`.
+        ConfigError: it does not exist at the image size of `settings`.
     """
     size = {} if settings.image_size is None else {"image_size": settings.image_size}
-    config = preset(name, **size)
-    published = PAPER.get(name) if config == preset(name) else None
-    notes = () if name in {"lavit_micro", "lavit_s"} else (_READING,)
+    family = family_of_preset(name)
+    config = family.preset(name, **size)
+    published = PAPER.get(name) if config == family.preset(name) else None
+    read = family is LAVIT and name not in {"lavit_micro", "lavit_s"}
+    notes = (_READING,) if read else ()
     architecture = FamilyArchitecture(config)
     with profile_extra("build PyTorch models"):
         model = architecture.build("eager")

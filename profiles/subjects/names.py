@@ -9,7 +9,7 @@ from typing import get_args
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.common.errors import UsageError
-from lavit_deploy.model.config import PRESETS
+from lavit_deploy.families.catalogue import preset_names
 from lavit_deploy.profiles.baselines import BASELINES
 from lavit_deploy.profiles.subjects.artifact_model import from_bundle
 from lavit_deploy.profiles.subjects.builders import from_baseline, from_checkpoint, from_preset
@@ -44,7 +44,8 @@ def resolve(text: str, settings: RunSettings) -> ProfiledModel:
         if not isinstance(model, TorchModel):
             raise UsageError(f"{text}: a bundle's artifact has a runtime of its own")
         return dataclasses.replace(model, label=text)
-    if text in PRESETS:
+    presets = preset_names()
+    if text in presets:
         return from_preset(text, settings)
     if text in BASELINES:
         return from_baseline(BASELINES[text], settings)
@@ -56,11 +57,11 @@ def resolve(text: str, settings: RunSettings) -> ProfiledModel:
         return from_checkpoint(path, settings)
     if folder and Path(folder).is_dir():
         return from_bundle(text, Bundle.open(Path(folder)), artifact, settings)
-    close = difflib.get_close_matches(text, (*PRESETS, *BASELINES), n=1)
+    close = difflib.get_close_matches(text, (*presets, *BASELINES), n=1)
     raise UsageError(
         f"no model {text!r}: it is neither a file nor a folder. "
         + (f"Did you mean {close[0]}? " if close else "")
-        + f"Presets: {', '.join(PRESETS)}. Baselines: {', '.join(BASELINES)}. "
+        + f"Presets: {', '.join(presets)}. Baselines: {', '.join(BASELINES)}. "
         "Also a checkpoint (.pth, .safetensors), a bundle's folder, or FOLDER:ARTIFACT; "
         f"@ can be followed by {', '.join(_RUNTIMES)}"
     )
