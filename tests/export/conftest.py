@@ -1,5 +1,6 @@
 import pytest
 
+from graph_store import ask_the_exporter, graph_store  # noqa: F401 - fixtures
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.export.cli import main
 from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from graph_store import ask_the_exporter, graph_store  # noqa: F401 - fixtures
 from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from graph_store import ask_the_exporter, graph_store  # noqa: F401 - fixtures
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.export.cli import main as export
 from lavit_deploy.profiles.session import Session
