@@ -22,8 +22,10 @@ from lavit_deploy.families.catalogue import DEFAULT, FAMILIES, find_family
 from lavit_deploy.families.family import Configuration
 from lavit_deploy.preprocess import Preprocess
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 """Raised whenever a reader of the version before would misunderstand a manifest."""
+READABLE = (1, SCHEMA_VERSION)
+"""Version 1, of 0.1.0, had neither `family` nor `task`: their defaults are what it meant."""
 
 Device = Literal["cpu", "cuda"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -351,7 +353,7 @@ class Manifest(_Record):
         created: time of writing, ISO 8601 UTC.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     project_version: str
     name: str
     family: Name = DEFAULT

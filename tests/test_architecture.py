@@ -34,6 +34,7 @@ OF_SEVERAL_MODULES = {
     "test_architecture.py",
     "test_commands.py",
     "test_docs.py",
+    "test_graph_store.py",
     "test_packaging.py",
     "test_public_names.py",
     "test_raw_client.py",

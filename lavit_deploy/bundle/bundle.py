@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lavit_deploy.common.atomic_files import sha256_of, write_text
 from lavit_deploy.common.errors import BundleError, ConfigError
-from lavit_deploy.manifest import SCHEMA_VERSION, Artifact, Manifest
+from lavit_deploy.manifest import READABLE, Artifact, Manifest
 
 MANIFEST_NAME = "manifest.json"
 
@@ -43,10 +43,10 @@ class Bundle:
         except (ValueError, OSError) as error:
             raise BundleError(f"{file} cannot be read as JSON: {error}") from None
         version = values.get("schema_version") if isinstance(values, dict) else None
-        if version != SCHEMA_VERSION:
+        if version not in READABLE:
             raise BundleError(
-                f"{file} has schema version {version!r}; this version reads {SCHEMA_VERSION}: "
-                "export the checkpoint again"
+                f"{file} has schema version {version!r}; this version reads {READABLE[0]} to "
+                f"{READABLE[-1]}: export the checkpoint again"
             )
         try:
             return cls(path, Manifest.model_validate(values))

@@ -94,7 +94,7 @@ def edit(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "schema version 2; this version reads 1"),
+        ({"schema_version": 3}, "schema version 3; this version reads 1 to 2"),
         ({"artifacts": [{"name": "a"}]}, "artifacts.0.file: Field required"),
         ({"surprise": 1}, "surprise: Extra inputs"),
         ({"config": {"dims": [1]}}, "impossible model"),
@@ -115,3 +115,14 @@ def test_what_is_no_bundle_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(BundleError, match="cannot be read as JSON"):
         Bundle.open(tmp_path)
+
+
+def test_a_manifest_of_version_1_is_lavits_and_classifies(write, artifact):
+    bundle = write(artifact("onnx-fp32"))
+    values = json.loads((bundle.path / "manifest.json").read_text())
+    values["schema_version"] = 1
+    del values["family"], values["task"]
+    (bundle.path / "manifest.json").write_text(json.dumps(values))
+    manifest = Bundle.open(bundle.path).manifest
+    assert (manifest.family, manifest.task) == ("lavit", "classification")
+    assert manifest.config == bundle.manifest.config
