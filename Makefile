@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check mobile-test dist lint format serve profile plugin gpu-check clean help
+.PHONY: demo test check mobile-test docs dist lint format serve profile plugin gpu-check clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make profile  parameters, FLOPs and speed of LaViT-S, PVT-Small and Swin-T here"
 	@echo "make plugin   the TensorRT plugin (TENSORRT_INCLUDE=folder of NvInferRuntime.h)"
 	@echo "make gpu-check  run everything on this machine's NVIDIA GPU and write a report"
+	@echo "make docs     the documentation as a site, built strictly into site/"
 	@echo "make dist     the files of a release, after a look at what one must have (docs/releasing.md)"
 	@echo "make clean    remove the environment and everything that was built"
 
@@ -85,6 +86,15 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+$(VENV)/docs.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable ".[docs]"
+	@touch $@
+
+# Not --quiet: MkDocs counts the warnings that end a strict build as it prints them.
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "built site/index.html"
+
 dist: $(VENV)/dev.stamp
 	$(BIN)/python .ci/dist.py
 
@@ -121,4 +131,4 @@ gpu-check: .venv-gpu/gpu.stamp
 	.venv-gpu/bin/python benchmarks/gpu_check.py $(if $(wildcard build/plugin/liblavit_plugin.so),--plugin build/plugin/liblavit_plugin.so)
 
 clean:
-	rm -rf $(VENV) dist $(MOBILE:%=.venv-%) .venv-gpu digits.bundle demo-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist $(MOBILE:%=.venv-%) .venv-gpu digits.bundle demo-out build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -48,6 +48,7 @@ from lavit_deploy.model.config import PRESETS, preset
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess, normalise
 from lavit_deploy.profiles.baselines import BASELINES
+from lavit_deploy.profiles.counting.architecture import Attention
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, import_openvino
 from lavit_deploy.runtimes.specs import distributions
@@ -192,7 +193,7 @@ def rival(name: str) -> nn.Module:
     """A baseline that takes float images [B, 3, 224, 224] and gives logits [B, 1000]."""
     if name in BASELINES:
         # transformers' fused Swin cannot be exported with a dynamic batch; its eager form can.
-        attention = "eager" if name.startswith("swin") else "sdpa"
+        attention: Attention = "eager" if name.startswith("swin") else "sdpa"
         return _Logits(BASELINES[name].build(attention)).eval()
     from transformers import DeiTConfig, DeiTForImageClassification
 

@@ -39,6 +39,8 @@ OF_SEVERAL_MODULES = {
     "test_public_names.py",
     "test_raw_client.py",
     "training/test_examples.py",
+    "benchmarks/test_imports.py",
+    "test_docs_links.py",
 }
 """Tests of what lies in several modules, or in none of Python's."""
 

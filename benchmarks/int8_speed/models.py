@@ -28,6 +28,7 @@ from lavit_deploy.export.quantization.quantizable_nodes import (
 from lavit_deploy.export.quantization.scheme import run_graph
 from lavit_deploy.preprocess import Pixels, Preprocess, normalise
 from lavit_deploy.profiles.baselines import BASELINES
+from lavit_deploy.profiles.counting.architecture import Attention
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, cpu_precisions, import_openvino
@@ -77,7 +78,9 @@ def open_bundle(bundle: Bundle, checkpoint: Checkpoint, folder: Path, stack: Exi
 def open_rival(name: str, split: Split, folder: Path, stack: ExitStack) -> Measured:
     """A baseline with random weights, in float and in int8 as a LaViT's artifacts are made."""
     preprocess = Preprocess()
-    attention = "eager" if name.startswith("swin") else "sdpa"  # as transformers exports each
+    attention: Attention = (
+        "eager" if name.startswith("swin") else "sdpa"
+    )  # as transformers exports each
     model = BASELINES[name].build(attention)
     plain = export_plain(_Logits(model), folder, (224, 224))
     graph = _with_pixels(model, preprocess, folder)
