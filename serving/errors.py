@@ -2,6 +2,7 @@
 
 LavitError
 ├── AddressError               the address cannot be listened on           exit 2 (a UsageError)
+├── IncompatiblePackageError   a package's version is not one of ours      exit 2 (a UsageError)
 ├── RequestError               the request cannot be understood            HTTP 400
 │   ├── MalformedRequestError  the bytes are not HTTP                      HTTP 400
 │   ├── MalformedUploadError   the body breaks its format                  HTTP 400
@@ -41,6 +42,10 @@ from lavit_deploy.common.errors import ImageError, LavitError, UsageError
 
 class AddressError(UsageError):
     """The address cannot be listened on."""
+
+
+class IncompatiblePackageError(UsageError):
+    """A package is installed in a version that the service was not written for."""
 
 
 class RequestError(LavitError):

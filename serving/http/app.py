@@ -20,9 +20,8 @@ from lavit_deploy import __version__
 from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.http.admission import Admission, AdmissionMiddleware
 from lavit_deploy.serving.http.api_keys import Access, ApiKeyMiddleware
-from lavit_deploy.serving.http.connection import EARLY_REFUSAL, METRICS
 from lavit_deploy.serving.http.deadlines import HEADER as DEADLINE
-from lavit_deploy.serving.http.early_refusal import EarlyRefusal
+from lavit_deploy.serving.http.early_refusal import EARLY_REFUSAL, METRICS, EarlyRefusal
 from lavit_deploy.serving.http.fast_path import FastPath
 from lavit_deploy.serving.http.head_requests import HeadRequests
 from lavit_deploy.serving.http.loop_lag import LoopLag

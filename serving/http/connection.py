@@ -4,6 +4,8 @@ uvicorn waits for as long as a client likes: for the head of a request, for a bo
 any more, and for a client that does not take its answer. It keeps heads and trailers of any length.
 It also takes the offer of another protocol for the end of HTTP/1.1: Java's client makes one with
 its first request (`Upgrade: h2c`), whose body would be lost.
+
+It is built on internals of uvicorn, which `uvicorn_internals` lists and checks; nothing else is.
 """
 
 from __future__ import annotations
@@ -29,14 +31,11 @@ from lavit_deploy.serving.errors import (
     RequestError,
     kind_of,
 )
-from lavit_deploy.serving.http.early_refusal import EarlyRefusal
+from lavit_deploy.serving.http.early_refusal import EARLY_REFUSAL, METRICS, EarlyRefusal
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.wire.problem import MEDIA_TYPE, Problem, picture_problem, whole_problem
 
 _log = logging.getLogger("serving.requests")
-
-METRICS, EARLY_REFUSAL = "metrics", "early_refusal"
-"""What connections look for in the lifespan's state."""
 
 HEAD_BYTES = 1 << 16
 """Longest head of a request, and longest framing between two pieces of a body, bytes."""

@@ -18,6 +18,9 @@ from lavit_deploy.serving.http.route_policy import policy_of
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.wire.problem import Problem, headers_of, picture_problem, whole_problem
 
+METRICS, EARLY_REFUSAL = "metrics", "early_refusal"
+"""What connections look for in the lifespan's state."""
+
 
 class EarlyRefusal:
     """Refuses work by its head alone, for connections; counted like other refusals, not logged.

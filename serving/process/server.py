@@ -17,7 +17,7 @@ import uvicorn
 
 from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.http.app import create_app
-from lavit_deploy.serving.http.connection import Connection
+from lavit_deploy.serving.http.uvicorn_internals import check_uvicorn
 from lavit_deploy.serving.models.open_models import OpenedModel, open_models, retune_all
 from lavit_deploy.serving.models.registry import Registry
 from lavit_deploy.serving.process.metrics_files import registry_of_all
@@ -59,6 +59,9 @@ def serve(
     Raises:
         LavitError: a bundle, the address or an option cannot be used, or a warm-up failed.
     """
+    check_uvicorn()
+    from lavit_deploy.serving.http.connection import Connection  # its import needs what was checked
+
     if settings.retune:
         retune_all(settings.sources, settings)
     models = open_models(settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from importlib.metadata import version
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -14,22 +15,35 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
+from lavit_deploy.serving.errors import IncompatiblePackageError
 from lavit_deploy.serving.http.route_policy import DOCS_ASSETS
 from lavit_deploy.serving.wire.json_body import JsonPictures
 from lavit_deploy.serving.wire.problem import Problem
 from lavit_deploy.serving.wire.v2_tensors import InferRequest
 
+_SCRIPT, _STYLE = "swagger-ui-bundle.js", "swagger-ui.css"
+
 
 def add_docs(app: FastAPI) -> None:
-    """Add `/docs`, its assets, and the schemas that the routes refer to."""
+    """Add `/docs`, its assets, and the schemas that the routes refer to.
+
+    Raises:
+        IncompatiblePackageError: the installed package has no Swagger UI where it should.
+    """
     with as_file(files("fastapi_offline") / "static") as folder:
+        for name in (_SCRIPT, _STYLE):
+            if not (folder / name).is_file():
+                raise IncompatiblePackageError(
+                    f"fastapi_offline {version('fastapi-offline')} has no static/{name}; this "
+                    "version of lavit-deploy needs fastapi-offline>=1.7.4,<2"
+                )
         app.mount(DOCS_ASSETS, StaticFiles(directory=folder), name="docs-assets")
 
     page = get_swagger_ui_html(
         openapi_url=app.openapi_url or "",
         title=f"{app.title}: HTTP API",
-        swagger_js_url=f"{DOCS_ASSETS}/swagger-ui-bundle.js",
-        swagger_css_url=f"{DOCS_ASSETS}/swagger-ui.css",
+        swagger_js_url=f"{DOCS_ASSETS}/{_SCRIPT}",
+        swagger_css_url=f"{DOCS_ASSETS}/{_STYLE}",
         swagger_favicon_url="/page/icon.svg",
     )
     html = bytes(page.body)

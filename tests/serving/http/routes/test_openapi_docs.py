@@ -9,6 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from lavit_deploy.serving.errors import IncompatiblePackageError
+from lavit_deploy.serving.http.app import create_app
+from lavit_deploy.serving.http.routes import openapi_docs
+
 CONFIGURATION = """
 [parameters]
 "path.model_name" = "colours"
@@ -93,3 +99,13 @@ def test_the_documentation_runs_only_the_script_it_came_with(client):
     (script,) = re.findall(r"<script>(.*?)</script>", response.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"'sha256-{digest}'" in policy
+
+
+def test_a_package_without_its_files_is_said_at_the_start(
+    make_registry, runtime, monkeypatch, tmp_path
+):
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "swagger-ui-bundle.js").touch()
+    monkeypatch.setattr(openapi_docs, "files", lambda _: tmp_path)
+    with pytest.raises(IncompatiblePackageError, match=r"has no static/swagger-ui\.css"):
+        create_app(*make_registry(runtime))
