@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
@@ -15,6 +17,8 @@ from lavit_deploy.export.cli import main
 from lavit_deploy.export.plan import make_plan
 from lavit_deploy.export.request import EngineOptions, Request
 from lavit_deploy.export.targets.aoti import AotiTarget, Candidate, plan_aoti
+from lavit_deploy.model.config import lavit_micro
+from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.runtimes import aoti
 from lavit_deploy.runtimes.aoti import AotiRuntime
 
@@ -136,10 +140,15 @@ def test_a_form_that_fails_loses_and_does_not_end_the_export(monkeypatch):
     )
 
 
+def lavit_of(dims):
+    """A LaViT of these widths, without memory for its weights."""
+    with torch.device("meta"):
+        return LaViT(dataclasses.replace(lavit_micro(), dims=dims, heads=(1, 1, 1, 1)))
+
+
 def test_what_can_be_fused_decides_which_forms_are_built():
     def forms(mlp, device, *, dims=(64, 128, 320, 512), folded=True):
-        config = SimpleNamespace(dims=dims)
-        bench = SimpleNamespace(folded=folded or None, checkpoint=SimpleNamespace(config=config))
+        bench = SimpleNamespace(folded=folded or None, model=lavit_of(dims))
         return AotiTarget(("fp32",), device, mlp)._forms(bench)
 
     assert forms("auto", "cuda")[0] == ("native", "fused")
@@ -154,7 +163,7 @@ def test_what_can_be_fused_decides_which_forms_are_built():
 
 
 def test_la_native_keeps_pytorchs_operators_on_a_gpu_too():
-    bench = SimpleNamespace(folded=object())
+    bench = SimpleNamespace(folded=object(), model=lavit_of((64, 128, 320, 512)))
     for asked, fuses in (("auto", True), ("plugin", True), ("native", False)):
         request = Request(device="cuda", engine=EngineOptions(less_attention=asked))
         assert plan_aoti(request).target._fuses_less_attention(bench) == fuses
