@@ -14,6 +14,8 @@ from lavit_deploy.manifest import BatchRange
 from lavit_deploy.model.lavit import LaViT
 from tiny_models import TINY, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
 
+pytestmark = pytest.mark.slow
+
 BATCH = BatchRange(minimum=1, optimum=4, maximum=16)
 EXAMPLE = (torch.zeros(2, 3, 32, 32),)
 OPTIONS = {"opset_version": 22}

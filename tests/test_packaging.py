@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 LINKED = ("export", "profiles", "serving")
 COMMANDS = ("lavit-export", "lavit-profile", "lavit-serve", "lavit-train")

@@ -34,6 +34,8 @@ from lavit_deploy.manifest import BatchRange
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.runtimes.openvino import cpu_precisions
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_bundle_holds_what_the_manifest_says(tiny_bundle):
     manifest = tiny_bundle.manifest

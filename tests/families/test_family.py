@@ -15,6 +15,8 @@ from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.profiles.subjects.names import resolve
 from lavit_deploy.profiles.subjects.profiled_model import RunSettings
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("red", "green", "blue")
 PREPROCESS = Preprocess(resize=16, crop=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 

@@ -19,6 +19,8 @@ from lavit_deploy.model.config import lavit_b, lavit_s, lavit_t
 from lavit_deploy.model.counts import multiply_adds
 from lavit_deploy.model.lavit import LaViT
 
+pytestmark = pytest.mark.slow
+
 
 class DoubledHead(Rewrite):
     """Not an identity."""

@@ -16,6 +16,8 @@ from lavit_deploy.folding.fold import fold
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 
+pytestmark = pytest.mark.slow
+
 BATCH = BatchRange(minimum=1, optimum=4, maximum=16)
 
 

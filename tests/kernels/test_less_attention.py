@@ -18,6 +18,8 @@ from lavit_deploy.kernels.less_attention import (
 from lavit_deploy.kernels.tile_sizes import tile_for, tiles
 from lavit_deploy.model.config import PRESETS, preset
 
+pytestmark = pytest.mark.slow
+
 
 class Shape(NamedTuple):
     images: int

@@ -13,6 +13,8 @@ from lavit_deploy.kernels.mlp import fused_mlp, launch
 from lavit_deploy.model.config import lavit_s
 from lavit_deploy.model.lavit import Mlp
 
+pytestmark = pytest.mark.slow
+
 EPS = 1e-6
 WEIGHTS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 

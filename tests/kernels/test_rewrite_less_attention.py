@@ -12,6 +12,8 @@ from lavit_deploy.kernels.rewrite_less_attention import FusedMap, FuseLessAttent
 from lavit_deploy.model.config import lavit_micro
 from lavit_deploy.model.lavit import LaViT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model():

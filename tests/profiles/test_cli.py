@@ -16,6 +16,8 @@ from lavit_deploy.profiles.subjects.torch_model import TorchModel
 from lavit_deploy.profiles.timing import machine_peaks
 from lavit_deploy.profiles.timing.torch_runner import TorchRunner
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--runs", "3", "--threads", "1"]
 
 

@@ -26,6 +26,8 @@ from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 from lavit_deploy.serving.batching.batcher import Batcher
 from lavit_deploy.serving.ray_app import Options, Replica, build
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 30.0
 APPLICATION = f"test-{os.getpid()}"
 

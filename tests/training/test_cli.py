@@ -14,6 +14,8 @@ from lavit_deploy.training.cli import main, make_parser
 from lavit_deploy.training.plan import read_recipe
 from lavit_deploy.training.recipe import digits
 
+pytestmark = pytest.mark.slow
+
 START_SECONDS = 300  # a bound for a hanging process, not a measurement
 
 

@@ -16,6 +16,8 @@ from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import normalise
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 
+pytestmark = pytest.mark.slow
+
 BATCH = BatchRange(minimum=1, optimum=4, maximum=16)
 
 

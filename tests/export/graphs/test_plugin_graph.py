@@ -24,6 +24,8 @@ from lavit_deploy.export.tensorrt.uint8_input import cast_first
 from lavit_deploy.kernels.rewrite_less_attention import round_scores
 from lavit_deploy.manifest import BatchRange
 
+pytestmark = pytest.mark.slow
+
 DIGITS = Path(__file__).parents[3] / "examples" / "lavit_digits.pth"
 BATCH = BatchRange(minimum=1, optimum=2, maximum=4)
 

@@ -10,6 +10,8 @@ from lavit_deploy.export.judging.half_precision import widen
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
 
+pytestmark = pytest.mark.slow
+
 TYPES = {
     "fp16": (TensorProto.FLOAT16, np.float16),
     "bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16),

@@ -14,6 +14,8 @@ from lavit_deploy.export.judging.reference import (
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.runtimes.base import Runtime, TensorSpec
 
+pytestmark = pytest.mark.slow
+
 BATCH = BatchRange(minimum=1, optimum=4, maximum=16)
 
 

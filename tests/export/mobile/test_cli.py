@@ -5,6 +5,8 @@ import pytest
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.export.cli import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def broken_ncnn(tmp_path, monkeypatch):

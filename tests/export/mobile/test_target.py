@@ -23,6 +23,8 @@ from lavit_deploy.export.plan import make_plan
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.target import NotBuilt
 
+pytestmark = pytest.mark.slow
+
 RUN_HERE = (ORT, EXECUTORCH, LITERT, NCNN)
 
 

@@ -7,6 +7,8 @@ from lavit_deploy.bundle.selection import Wish, choose
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.export.cli import main
 
+pytestmark = pytest.mark.slow
+
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed"
 )

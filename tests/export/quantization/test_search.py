@@ -3,6 +3,8 @@ import pytest
 from lavit_deploy.export.quantization.accuracy_loss import Loss, loss
 from lavit_deploy.export.quantization.scheme import search
 
+pytestmark = pytest.mark.slow
+
 ERRORS = {"a": 0.1, "b": 0.4, "c": 0.2, "d": 0.3}
 
 

@@ -22,6 +22,8 @@ from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.runtimes import aoti
 from lavit_deploy.runtimes.aoti import AotiRuntime
 
+pytestmark = pytest.mark.slow
+
 
 def bundle_of(checkpoint, folder, *options):
     """A bundle whose package takes batches of 1 to 8."""

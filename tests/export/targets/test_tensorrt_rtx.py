@@ -25,6 +25,8 @@ from lavit_deploy.folding.fold import fold
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.runtimes.tensorrt_library import import_library
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
 BATCH = BatchRange(minimum=1, optimum=2, maximum=4)

@@ -31,6 +31,8 @@ from lavit_deploy.manifest import BatchRange, Engine
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime
 
+pytestmark = pytest.mark.slow
+
 BATCH = BatchRange(minimum=1, optimum=4, maximum=8)
 
 

@@ -9,6 +9,8 @@ from lavit_deploy.profiles.counting.parts import NOWHERE, PARTS
 from lavit_deploy.profiles.counting.stage_counts import total
 from lavit_deploy.profiles.counting.trace import parameters_by_place, summed_by_part, trace
 
+pytestmark = pytest.mark.slow
+
 # One of each architecture that has a closed form; the others differ from them in sizes only.
 EXACT = ("pvt_tiny", "pvt_v2_b1", "swin_tiny", "deit_tiny", "deepvit_s", "dynamicvit_s", "evit_s")
 

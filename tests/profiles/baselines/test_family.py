@@ -15,6 +15,8 @@ from lavit_deploy.profiles.counting.stage_counts import HEAD, classifier
 from lavit_deploy.profiles.report.schema import Report
 from lavit_deploy.profiles.subjects import names
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixerConfig:

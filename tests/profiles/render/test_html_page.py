@@ -11,6 +11,8 @@ from lavit_deploy.profiles.render.html_page import html, write_html
 from lavit_deploy.profiles.report.costs import UncountedOperator
 from lavit_deploy.profiles.report.schema import Report
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 CHARTS = [
     "Throughput against multiply-adds",

@@ -10,6 +10,8 @@ import pytest
 
 from raw_client import RawClient
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 30.0
 
 HURRIED = """\

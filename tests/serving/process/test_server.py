@@ -17,6 +17,8 @@ import pytest
 
 from lavit_deploy.bundle.bundle import Bundle
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 PATIENCE = 30.0
 

@@ -16,7 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="--workers needs Linux")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="--workers needs Linux"),
+    pytest.mark.slow,
+]
 
 PATIENCE = 30.0
 TWO = ("--workers", "2", "--threads", "2")
