@@ -67,3 +67,10 @@ def test_every_option_is_in_the_documentation_and_no_other(command, module):
     names = re.findall(r"^  (?:-\w, )?((?:--[a-z][\w-]*(?:, )?)+)", section, flags=re.MULTILINE)
     listed = {name for line in names for name in line.rstrip(", ").split(", ")}
     assert listed == long
+
+
+def test_every_file_that_the_plugins_build_names_exists():
+    text = (ROOT / "export" / "plugins" / "CMakeLists.txt").read_text()
+    named = re.findall(r"\$\{LAVIT_ROOT\}/([\w./]+\.\w+)", text)
+    assert named
+    assert [path for path in named if not (ROOT / path).is_file()] == []
