@@ -18,6 +18,7 @@ from lavit_deploy.export.quantization.options import Quantize
 from lavit_deploy.export.request import (
     BATCH,
     MAX_DROP,
+    TARGETS,
     EngineOptions,
     NarrowMlp,
     Request,
@@ -26,15 +27,12 @@ from lavit_deploy.export.request import (
 from lavit_deploy.export.targets.target import Progress
 from lavit_deploy.manifest import BatchRange, Device, Precision
 
-ALL: tuple[TargetName, ...] = ("auto",)
-"""All that can be built and run here."""
-
 
 def export_checkpoint(
     checkpoint: Path | str,
     out: Path | str,
     *,
-    targets: Collection[TargetName] = ALL,
+    targets: TargetName | Collection[TargetName] = "auto",
     half: Precision | None = None,
     mobile: bool = False,
     calibration: str | None = None,
@@ -45,7 +43,7 @@ def export_checkpoint(
     use_ema: bool = False,
     classes: Sequence[str] | None = None,
     name: str | None = None,
-    parity_images: Path | None = None,
+    parity_images: Path | str | None = None,
     device: Device | Literal["auto"] = "auto",
     fold: bool = True,
     engine: EngineOptions | None = None,
@@ -86,11 +84,15 @@ def export_checkpoint(
         MissingDependencyError: the package of a target that was named is not installed.
         ExportError: a graph could not be built.
     """
+    asked = _targets(targets)
+    if half not in {None, "fp16", "bf16"}:
+        raise UsageError(f"half is fp16 or bf16, given {half!r}")
     check_destination(Path(out), force=force)
+    loaded = load_checkpoint(Path(checkpoint), arch=arch, use_ema=use_ema)
     job = prepare(
-        load(Path(checkpoint), arch=arch, use_ema=use_ema, classes=classes),
+        loaded if classes is None else with_classes(loaded, classes),
         request=Request(
-            frozenset(targets),
+            asked,
             half,
             engine=engine or EngineOptions(),
             mlp=mlp,
@@ -101,25 +103,19 @@ def export_checkpoint(
         max_drop=max_drop,
         batch=batch,
         name=name,
-        parity_images=parity_images,
+        parity_images=Path(parity_images) if parity_images else None,
         device=device,
         fold=fold,
     )
     return export_bundle(job, Path(out), force=force, progress=progress)
 
 
-def load(
-    file: Path, *, arch: str | None, use_ema: bool, classes: Sequence[str] | None
-) -> Checkpoint:
-    """Read a checkpoint, with other names for its classes where they are given.
+def with_classes(checkpoint: Checkpoint, classes: Sequence[str]) -> Checkpoint:
+    """A checkpoint with other names for its classes.
 
     Raises:
-        CheckpointError: it cannot be read, or does not fit its model.
-        UsageError: as many names as classes are needed.
+        UsageError: there are not as many names as classes.
     """
-    checkpoint = load_checkpoint(file, arch=arch, use_ema=use_ema)
-    if classes is None:
-        return checkpoint
     count = checkpoint.config.num_classes
     if len(classes) != count:
         raise UsageError(f"{len(classes)} names of classes are given, the model has {count}")
@@ -160,6 +156,14 @@ def prepare(
         name=name or checkpoint.file.stem,
         fold=fold,
     )
+
+
+def _targets(names: TargetName | Collection[TargetName]) -> frozenset[TargetName]:
+    """The names that are given, each of them known."""
+    given = [names] if isinstance(names, str) else names  # else a name would be its letters
+    if unknown := sorted(set(given) - set(TARGETS)):
+        raise UsageError(f"no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+    return frozenset(given)
 
 
 def _quantize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import signal
 import sys
@@ -160,7 +159,7 @@ def main(arguments: Sequence[str] | None) -> int:
     checkpoint = load_checkpoint(options.ckpt, arch=options.arch, use_ema=options.use_ema)
     if options.classes:
         names = read_classes(options.classes, checkpoint.config.num_classes)
-        checkpoint = dataclasses.replace(checkpoint, classes=names)
+        checkpoint = api.with_classes(checkpoint, names)
     job = api.prepare(
         checkpoint,
         request=_request(options),

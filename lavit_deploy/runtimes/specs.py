@@ -5,6 +5,8 @@ Installed packages add theirs as entry points of the group `lavit_deploy.runtime
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lavit_deploy.common.plugins import installed
 from lavit_deploy.runtimes import aoti, onnxruntime, openvino, tensorrt
 from lavit_deploy.runtimes.spec import RuntimeSpec
@@ -22,9 +24,10 @@ GROUP = "lavit_deploy.runtimes"
 """Entry points by which installed packages add runtimes."""
 
 
-def all_specs() -> tuple[RuntimeSpec, ...]:
-    """This project's runtimes, then those that installed packages add."""
-    return (*SPECS, *installed(GROUP, RuntimeSpec))
+def all_specs() -> Iterator[RuntimeSpec]:
+    """This project's runtimes, then those that installed packages add, which takes a look."""
+    yield from SPECS
+    yield from installed(GROUP, RuntimeSpec)
 
 
 def runtime_names() -> tuple[str, ...]:
@@ -39,9 +42,7 @@ def distributions() -> tuple[str, ...]:
 
 def find_spec(name: str) -> RuntimeSpec | None:
     """The runtime of a name; None for one of a phone or a board, or of a later version."""
-    own = (spec for spec in SPECS if spec.name == name)
-    added = (spec for spec in installed(GROUP, RuntimeSpec) if spec.name == name)
-    return next(own, None) or next(added, None)
+    return next((spec for spec in all_specs() if spec.name == name), None)
 
 
 def is_for_servers(name: str) -> bool:
