@@ -303,12 +303,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     bench = _bench(options)
     torch.manual_seed(0)
+    batches = [1] if options.smoke else options.batch
     if options.tune:
-        tune(bench, max(options.batch), options.minutes * 60)
+        tune(bench, max(batches), options.minutes * 60)
         return 0
     report: dict[str, object] = {}
     rows: list[dict[str, object]] = []
-    for row in compare(bench, [1] if options.smoke else options.batch):
+    for row in compare(bench, batches):
         print(json.dumps(row), flush=True)
         if not report:
             report = {**row, "rows": rows}
