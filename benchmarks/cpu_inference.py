@@ -34,13 +34,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from lavit_deploy.bundle.parity import compare
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.environment import Environment, available_cores
 from lavit_deploy.export.graphs.onnx_graph import write_onnx
 from lavit_deploy.export.judging.parity_pictures import sample_pictures
-from lavit_deploy.export.judging.reference import compare, run_artifact
+from lavit_deploy.export.judging.reference import run_artifact
 from lavit_deploy.export.targets.openvino import ensure_ir
 from lavit_deploy.folding.fold import fold
 from lavit_deploy.manifest import BatchRange

@@ -11,7 +11,7 @@ from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.checkpoint import Checkpoint, load_checkpoint
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.export.judging.parity_pictures import folder_pictures, sample_pictures
-from lavit_deploy.export.pipeline import Job, check_destination, export_bundle
+from lavit_deploy.export.pipeline import ExportJob, check_destination, export_bundle
 from lavit_deploy.export.plan import make_plan
 from lavit_deploy.export.quantization.calibration import open_split
 from lavit_deploy.export.quantization.options import Quantize
@@ -134,7 +134,7 @@ def prepare(
     parity_images: Path | None = None,
     device: Device | Literal["auto"] = "auto",
     fold: bool = True,
-) -> Job:
+) -> ExportJob:
     """Decide all that an export will do, and build nothing yet; arguments as above.
 
     Raises:
@@ -148,7 +148,7 @@ def prepare(
     else:
         pictures = sample_pictures(checkpoint.preprocess)
     quantize = _quantize(checkpoint, calibration, evaluation, max_drop)
-    return Job(
+    return ExportJob(
         checkpoint=checkpoint,
         plan=make_plan(dataclasses.replace(request, quantize=quantize), device),
         pictures=pictures,

@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from torch import nn
 
 from lavit_deploy.bundle.bundle import Bundle
-from lavit_deploy.export.mobile.console_table import is_mobile, print_mobile
 from lavit_deploy.export.request import TRITON
-from lavit_deploy.export.text_table import MIB, narrow_table, verdict
 from lavit_deploy.export.triton_server.repository import FOLDER, model_name, obstacles
 from lavit_deploy.folding.fold import Folding
 from lavit_deploy.manifest import Artifact
+from lavit_deploy.runtimes.specs import is_for_servers
 
 if TYPE_CHECKING:
-    from lavit_deploy.export.pipeline import Job
+    from lavit_deploy.export.pipeline import ExportJob
+
+_MIB = 2**20
+_MOBILE_HEADINGS = ("artifact", "holds", "MiB", "parity", "top-1", "ms", "load", "peak", "left")
+_MOBILE_TITLE = "mobile files, batch 1 (ms: 1/2 threads; load: ms; peak: MiB)"
 
 
-def print_plan(console: Console, job: Job, out: Path) -> None:
+def print_plan(console: Console, job: ExportJob, out: Path) -> None:
     """Say what will be built and what is left out, and why."""
     checkpoint, config = job.checkpoint, job.checkpoint.config
     _say(
@@ -100,13 +104,13 @@ def _change(folding: Folding[nn.Module]) -> str:
     )
 
 
-def print_result(console: Console, job: Job, bundle: Bundle, seconds: float) -> None:
+def print_result(console: Console, job: ExportJob, bundle: Bundle, seconds: float) -> None:
     """One row for each artifact, and what to do next."""
     manifest = bundle.manifest
     count = len(manifest.artifacts)
     _say(console, f"[bold]{escape(manifest.name)}: {count} artifacts in {seconds:.0f} s[/bold]")
-    _print_servers(console, [item for item in manifest.artifacts if not is_mobile(item)])
-    print_mobile(console, manifest.artifacts)
+    _print_servers(console, [item for item in manifest.artifacts if not _is_mobile(item)])
+    _print_mobile(console, manifest.artifacts)
     environment = manifest.environment
     for first in manifest.artifacts[:1]:
         _say(
@@ -125,7 +129,7 @@ def print_result(console: Console, job: Job, bundle: Bundle, seconds: float) -> 
         _say(console, escape(manifest.int8))
     if job.plan.triton_repository and TRITON not in manifest.not_built:
         _print_triton(console, bundle)
-    if any(item.passed and not is_mobile(item) for item in manifest.artifacts):
+    if any(item.passed and not _is_mobile(item) for item in manifest.artifacts):
         _say(console, f"next: [bold]lavit-serve {escape(str(bundle.path))}[/bold]")
 
 
@@ -134,13 +138,15 @@ def _print_doubts(console: Console, item: Artifact) -> None:
     if item.parity.method != "run":
         _say(console, f"{item.name} was not run; its parity: {item.parity.method}")
     if (failure := item.failure) is not None:
-        departure = (
-            f". First departure: {failure.first_departure}" if failure.first_departure else ""
+        layer = (
+            f". First layer that differs: {failure.first_divergent_layer}"
+            if failure.first_divergent_layer
+            else ""
         )
         _say(
             console,
             f"[red]{item.name} failed parity[/red] ({failure.method}): "
-            f"{escape(failure.reason)}{departure}",
+            f"{escape(failure.reason)}{layer}",
         )
 
 
@@ -150,20 +156,74 @@ def _print_servers(console: Console, artifacts: Sequence[Artifact]) -> None:
         return
     batches = [timing.batch for timing in artifacts[0].timings]
     headings = ("artifact", "MiB", "type", "parity", "top-1", "max diff")
-    table = narrow_table(*headings, *(f"ms @{size}" for size in batches))
+    table = _narrow_table(*headings, *(f"ms @{size}" for size in batches))
     for item in artifacts:
         strictest = item.rounded_parity or item.parity
         milliseconds = {timing.batch: f"{timing.median_ms:.1f}" for timing in item.timings}
         table.add_row(
             item.name,
-            f"{item.total_bytes / MIB:.1f}",
+            f"{item.total_bytes / _MIB:.1f}",
             item.precision_found,
-            verdict(item),
+            _verdict(item),
             f"{strictest.top1_agreement:.1%}",
             f"{strictest.max_difference:.2g}",
             *(milliseconds.get(size, "-") for size in batches),
         )
     console.print(table)
+
+
+def _is_mobile(item: Artifact) -> bool:
+    """Whether an artifact is a file for phones and boards, which no server here runs."""
+    return not is_for_servers(item.runtime)
+
+
+def _print_mobile(console: Console, artifacts: Sequence[Artifact]) -> None:
+    """One row for each mobile file; nothing where there is none.
+
+    "peak" is what opening and running the file added to its process, "left" the number of
+    operators that the runtime's delegate does not run, and their share of the time where it tells.
+    """
+    mobile = [item for item in artifacts if _is_mobile(item)]
+    if not mobile:
+        return
+    table = _narrow_table(*_MOBILE_HEADINGS, title=_MOBILE_TITLE)
+    for item in mobile:
+        milliseconds = "/".join(f"{timing.median_ms:.1f}" for timing in item.timings)
+        measured = item.footprint
+        table.add_row(
+            item.name,
+            item.precision_found,
+            f"{item.total_bytes / _MIB:.1f}",
+            _verdict(item),
+            f"{item.parity.top1_agreement:.1%}",
+            milliseconds or "-",
+            f"{measured.load_seconds * 1e3:.0f}" if measured else "-",
+            f"{measured.own_mib:.0f}" if measured else "-",
+            _undelegated(item),
+        )
+    console.print(table)
+
+
+def _undelegated(item: Artifact) -> str:
+    if not item.undelegated_operators:
+        return "-"
+    count = str(sum(item.undelegated_operators.values()))
+    return count if item.undelegated_share is None else f"{count}:{item.undelegated_share:.0%}"
+
+
+def _narrow_table(*headings: str, title: str | None = None) -> Table:
+    """A table of text and then numbers, without rules: a log has 80 columns, and nothing is cut."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def _verdict(item: Artifact) -> str:
+    """What the comparison says; what was not run itself is not said to have passed."""
+    if not item.passed:
+        return "[red]FAILED[/red]"
+    return "[green]passed[/green]" if item.parity.method == "run" else "[yellow]not run[/yellow]"
 
 
 def _print_triton(console: Console, bundle: Bundle) -> None:
@@ -174,5 +234,5 @@ def _print_triton(console: Console, bundle: Bundle) -> None:
     place = escape(str(bundle.path / FOLDER))
     _say(console, f"Triton: [bold]{place}[/bold] holds {', '.join(names)}")
     for item in manifest.artifacts:
-        if (why_not := hindered[item.name]) and not is_mobile(item):
+        if (why_not := hindered[item.name]) and not _is_mobile(item):
             _say(console, f"  without {item.name}: {escape(why_not)}")

@@ -18,21 +18,20 @@ from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.atomic_files import atomic_directory
 from lavit_deploy.common.environment import Environment, command_line
 from lavit_deploy.common.errors import ExportError, UsageError
-from lavit_deploy.export.judging.context import Workbench
-from lavit_deploy.export.judging.parity_pictures import Pictures
+from lavit_deploy.export.judging.context import BuildContext
+from lavit_deploy.export.judging.parity_pictures import ParityPictures
 from lavit_deploy.export.judging.reference import reference_logits
-from lavit_deploy.export.plan import Plan
+from lavit_deploy.export.plan import BuildPlan
 from lavit_deploy.export.request import TRITON
 from lavit_deploy.export.targets.target import NotBuilt, Progress
 from lavit_deploy.export.triton_server.repository import check_names, write_repository
 from lavit_deploy.folding.fold import Folding
-from lavit_deploy.manifest import Artifact, BatchRange, Manifest
-from lavit_deploy.manifest import Checkpoint as CheckpointRecord
+from lavit_deploy.manifest import Artifact, BatchRange, CheckpointRecord, Manifest
 from lavit_deploy.runtimes.specs import distributions
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """One export.
 
     Attributes:
@@ -45,8 +44,8 @@ class Job:
     """
 
     checkpoint: Checkpoint
-    plan: Plan
-    pictures: Pictures
+    plan: BuildPlan
+    pictures: ParityPictures
     batch: BatchRange
     name: str
     fold: bool = True
@@ -72,14 +71,14 @@ class Job:
         return self.checkpoint.family.fold(self.model, self.checkpoint.preprocess)
 
 
-def step_names(plan: Plan) -> list[str]:
+def step_names(plan: BuildPlan) -> list[str]:
     """Every step that `export_bundle` will report, in order."""
     labels = [label for target in plan.targets for label in target.labels]
     last = [TRITON] if plan.triton_repository else []
     return ["reference logits", *labels, "latency and memory", *last]
 
 
-def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bundle:
+def export_bundle(job: ExportJob, out: Path, *, force: bool, progress: Progress) -> Bundle:
     """Build, check and time every artifact of the plan, and write the bundle.
 
     A failed parity check removes nothing: the artifact stays in the bundle, marked as failed, and
@@ -104,7 +103,7 @@ def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bu
     progress("reference logits")
     reference = reference_logits(job.model, job.pictures.images, job.checkpoint.preprocess)
     with atomic_directory(out) as folder:
-        bench = Workbench(
+        context = BuildContext(
             job.checkpoint,
             job.model,
             job.pictures,
@@ -114,7 +113,7 @@ def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bu
             folding.model if folding else None,
         )
         made = [
-            item for target in job.plan.targets for item in target.build(bench, folder, progress)
+            item for target in job.plan.targets for item in target.build(context, folder, progress)
         ]
         progress("latency and memory")
         Bundle.write_manifest(folder, _manifest(job, made))
@@ -158,7 +157,7 @@ def check_destination(out: Path, *, force: bool) -> None:
         raise UsageError(f"{out} exists: --force replaces it, --out writes elsewhere")
 
 
-def _manifest(job: Job, made: list[Artifact | NotBuilt]) -> Manifest:
+def _manifest(job: ExportJob, made: list[Artifact | NotBuilt]) -> Manifest:
     checkpoint = job.checkpoint
     return Manifest(
         project_version=__version__,

@@ -23,7 +23,7 @@ from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """The artifacts to build, where they are checked, and the lines that say so.
 
     Attributes:
@@ -41,7 +41,7 @@ class Plan:
     triton_repository: bool = False
 
 
-def make_plan(request: Request, device: Device | Literal["auto"]) -> Plan:
+def make_plan(request: Request, device: Device | Literal["auto"]) -> BuildPlan:
     """Decide what to build, and where it is checked and timed.
 
     Args:
@@ -75,7 +75,7 @@ def make_plan(request: Request, device: Device | Literal["auto"]) -> Plan:
     steps.append(Step(f"on {where}", "check", "parity with float32 PyTorch, then latency"))
     if where == "cpu":
         steps.append(Step("on cuda", "skip", no_cuda or "--device cpu"))
-    return Plan(
+    return BuildPlan(
         targets=tuple(item.target for item in planned if item.target is not None),
         device=where,
         steps=tuple(steps),

@@ -9,6 +9,7 @@ import json
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -66,7 +67,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Checkpoint(_Record):
+class CheckpointRecord(_Record):
     """The file that everything was made from.
 
     Attributes:
@@ -103,7 +104,8 @@ class Parity(_Record):
             within a few roundings of each other; they count as agreement.
         passed: whether every threshold of the precision held.
         reason: which threshold failed and by how much; empty if passed.
-        first_departure: the earliest layer whose output leaves the tolerance, after a failure.
+        first_divergent_layer: after a failure, the earliest layer whose output leaves the
+            tolerance.
     """
 
     method: str
@@ -116,10 +118,12 @@ class Parity(_Record):
     near_ties: int = 0
     passed: bool
     reason: str = ""
-    first_departure: str | None = None
+    first_divergent_layer: str | None = Field(
+        None, validation_alias=AliasChoices("first_divergent_layer", "first_departure")
+    )
 
 
-class Timing(_Record):
+class Latency(_Record):
     """Latency of one batch size on the machine in the manifest's environment.
 
     Attributes:
@@ -268,10 +272,10 @@ class Artifact(_Record):
             operators: the same comparison with every result rounded, as a GPU does.
         timings: measured latencies.
         footprint: load time and memory, where measured.
-        left_operators: of a mobile file, how many operators of each kind its runtime's delegate
-            leaves to slower kernels; empty where the format has none or does not tell.
-        left_share: share of the time of a call that those take, 0 to 1; None where the runtime
-            does not tell.
+        undelegated_operators: of a mobile file, how many operators of each kind its runtime's
+            delegate leaves to slower kernels; empty where the format has none or does not tell.
+        undelegated_share: share of the time of a call that those take, 0 to 1; None where the
+            runtime does not tell.
     """
 
     name: str
@@ -298,10 +302,14 @@ class Artifact(_Record):
     build_seconds: float
     parity: Parity
     rounded_parity: Parity | None = None
-    timings: tuple[Timing, ...] = ()
+    timings: tuple[Latency, ...] = ()
     footprint: Footprint | None = None
-    left_operators: dict[str, int] = {}
-    left_share: float | None = None
+    undelegated_operators: dict[str, int] = Field(
+        {}, validation_alias=AliasChoices("undelegated_operators", "left_operators")
+    )
+    undelegated_share: float | None = Field(
+        None, validation_alias=AliasChoices("undelegated_share", "left_share")
+    )
 
     @property
     def parities(self) -> tuple[Parity, ...]:
@@ -363,7 +371,7 @@ class Manifest(_Record):
     classes: tuple[str, ...]
     preprocess: Preprocess
     normalisation_in_graph: Literal[True] = True
-    checkpoint: Checkpoint
+    checkpoint: CheckpointRecord
     artifacts: tuple[Artifact, ...]
     not_built: dict[str, str] = {}
     environment: Environment

@@ -25,7 +25,7 @@ OPSET = 22
 """Gelu is one operator since 20, LayerNormalization since 17; Conv takes bfloat16 since 22."""
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
-"""Node metadata with the modules that a node came from; it names the layer of a departure."""
+"""Node metadata with the modules that a node came from; it names the layer that differs."""
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"

@@ -90,13 +90,6 @@ def plugin_nodes(graph: onnx.ModelProto) -> int:
     return sum(node.domain == DOMAIN and node.op_type == OPERATOR for node in graph.graph.node)
 
 
-def plugin_layers(model: FoldedLaViT) -> int:
-    """Number of layers that become such nodes."""
-    from lavit_deploy.kernels.rewrite_less_attention import FusedMap
-
-    return sum(isinstance(module, FusedMap) for module in model.modules())
-
-
 def for_onnxruntime(graph: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose nodes are in the one domain where ONNX Runtime looks for TensorRT's plugins.
 

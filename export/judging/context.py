@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import onnx
 from torch import nn
 
+from lavit_deploy.bundle.parity import TOLERANCES, compare
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.export.graphs.onnx_graph import OPSET, write_onnx
 from lavit_deploy.export.graphs.precision import compute_types, precision_found, to_precision
-from lavit_deploy.export.judging.divergence import GraphRunner, first_departure
+from lavit_deploy.export.judging.divergence import GraphRunner, first_divergent_layer
 from lavit_deploy.export.judging.half_precision import widen
-from lavit_deploy.export.judging.parity_pictures import Pictures
-from lavit_deploy.export.judging.reference import TOLERANCES, compare, run_artifact
-from lavit_deploy.manifest import Artifact, BatchRange, Device, Parity, Precision
+from lavit_deploy.export.judging.parity_pictures import ParityPictures
+from lavit_deploy.export.judging.reference import run_artifact
+from lavit_deploy.manifest import (
+    Artifact,
+    BatchRange,
+    Device,
+    Engine,
+    ExtraFile,
+    Footprint,
+    Kernels,
+    Latency,
+    Parity,
+    Precision,
+    Quantization,
+)
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 
-_DEPARTURE_PICTURES = 4
+_LAYER_PICTURES = 4
 
 
 @dataclass(frozen=True)
@@ -42,8 +57,27 @@ class Built:
     seconds: float
 
 
+class SpecialFields(TypedDict, total=False):
+    """Fields of `Artifact` that only some artifacts have, or have otherwise than the others."""
+
+    extra_files: tuple[ExtraFile, ...]
+    folded: bool
+    batch: BatchRange
+    compute_capability: str | None
+    plugin: str | None
+    plugin_sha256: str | None
+    engine: Engine
+    kernels: Kernels
+    quantization: Quantization
+    rounded_parity: Parity | None
+    timings: tuple[Latency, ...]
+    footprint: Footprint | None
+    undelegated_operators: dict[str, int]
+    undelegated_share: float | None
+
+
 @dataclass(frozen=True)
-class Workbench:
+class BuildContext:
     """What every artifact of one export is built from and compared with.
 
     Attributes:
@@ -58,7 +92,7 @@ class Workbench:
 
     checkpoint: Checkpoint
     model: nn.Module
-    pictures: Pictures
+    pictures: ParityPictures
     reference: Logits
     batch: BatchRange
     device: Device
@@ -92,24 +126,75 @@ class Workbench:
         if device == "cpu" and parity.method == "run" and precision != "fp32":
             rounded = self._rounded(built)
         found = precision_found(built.graph)
-        return Artifact(
+        return self.artifact(
+            built.file,
             name=f"onnx-{precision}",
-            file=built.file.name,
-            sha256=sha256_of(built.file),
-            size_bytes=built.file.stat().st_size,
             runtime="onnxruntime",
-            runtime_version=import_onnxruntime().__version__,
-            format_version=f"opset {OPSET}",
-            precision_requested=precision,
-            precision_found=found,
-            folded=self.folded is not None,
-            compute_types=dict(compute_types(built.graph)),
-            batch=self.batch,
+            version=import_onnxruntime().__version__,
+            form=f"opset {OPSET}",
+            asked=precision,
+            found=found,
+            types=compute_types(built.graph),
             devices=devices,
             device=device,
-            build_seconds=round(built.seconds, 2),
+            seconds=built.seconds,
             parity=with_precision(parity, precision, found),
             rounded_parity=rounded,
+        )
+
+    def artifact(
+        self,
+        file: Path,
+        *,
+        name: str,
+        runtime: str,
+        version: str,
+        form: str,
+        asked: Precision,
+        found: str,
+        types: Mapping[str, int],
+        devices: tuple[Device, ...],
+        device: Device,
+        seconds: float,
+        parity: Parity,
+        folder: Path | None = None,
+        **special: Unpack[SpecialFields],
+    ) -> Artifact:
+        """What the manifest says of a file that was built and judged.
+
+        Args:
+            file: the artifact, in the bundle that is being written.
+            name: unique within the bundle.
+            runtime: which runtime opens it.
+            version: version of the runtime that checked it.
+            form: version of its format.
+            asked: the precision that was asked for.
+            found: the precision that was read from it.
+            types: number of its products by element type.
+            devices: devices that its runtime has kernels for.
+            device: where it was checked.
+            seconds: time its build took.
+            parity: the comparison with the reference.
+            folder: the bundle, where the file lies deeper in it; default: the file's folder.
+            special: what only some artifacts have, or have otherwise than the export as a whole.
+        """
+        whole: SpecialFields = {"folded": self.folded is not None, "batch": self.batch}
+        return Artifact(
+            name=name,
+            file=file.relative_to(folder or file.parent).as_posix(),
+            sha256=sha256_of(file),
+            size_bytes=file.stat().st_size,
+            runtime=runtime,
+            runtime_version=version,
+            format_version=form,
+            precision_requested=asked,
+            precision_found=found,
+            compute_types=dict(types),
+            devices=devices,
+            device=device,
+            build_seconds=round(seconds, 2),
+            parity=parity,
+            **(whole | special),
         )
 
     def _as_it_is(self, built: Built, device: Device) -> Parity:
@@ -149,15 +234,15 @@ class Workbench:
         )
         if parity.passed or graph is None:
             return parity
-        layer = first_departure(
+        layer = first_divergent_layer(
             graph,
             self.model,
-            self.pictures.images[:_DEPARTURE_PICTURES],
+            self.pictures.images[:_LAYER_PICTURES],
             self.checkpoint.preprocess,
             tolerance=TOLERANCES[precision].relative,
             run=run,
         )
-        return parity.model_copy(update={"first_departure": layer})
+        return parity.model_copy(update={"first_divergent_layer": layer})
 
     def _run(self, file: Path, device: Device) -> Logits:
         with OnnxRuntime(file, max_batch=self.batch.maximum, device=device) as runtime:
@@ -167,6 +252,20 @@ class Workbench:
     def sizes(self) -> tuple[int, ...]:
         """Batch sizes that parity cycles through."""
         return (1, self.batch.optimum, min(3, self.batch.maximum))
+
+
+def extra_file(file: Path, folder: Path | None = None) -> ExtraFile:
+    """The record of a file that an artifact needs beside its own.
+
+    Args:
+        file: lies in the bundle.
+        folder: the bundle, where the file lies deeper in it; default: the file's folder.
+    """
+    return ExtraFile(
+        file=file.relative_to(folder or file.parent).as_posix(),
+        sha256=sha256_of(file),
+        size_bytes=file.stat().st_size,
+    )
 
 
 def with_precision(parity: Parity, asked: Precision, found: str) -> Parity:

@@ -28,7 +28,7 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
     return family_of(config).layer_names(config)
 
 
-def first_departure(
+def first_divergent_layer(
     graph: onnx.ModelProto,
     model: nn.Module,
     images: Pixels,

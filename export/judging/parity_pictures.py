@@ -37,7 +37,7 @@ _CROP = 0.6  # share of each side that a detail crop keeps
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class ParityPictures:
     """Preprocessed pictures and where they came from.
 
     Attributes:
@@ -51,7 +51,7 @@ class Pictures:
     skipped: tuple[str, ...] = ()
 
 
-def sample_pictures(preprocess: Preprocess) -> Pictures:
+def sample_pictures(preprocess: Preprocess) -> ParityPictures:
     """scikit-image's samples: each whole, mirrored, and as two mirrored or plain details.
 
     Raises:
@@ -68,7 +68,9 @@ def sample_pictures(preprocess: Preprocess) -> Pictures:
         for name in SAMPLES
         for view in _views(decode((folder / name).read_bytes()))
     ]
-    return Pictures(np.stack(images), f"{len(SAMPLES)} scikit-image samples, crops and mirrors")
+    return ParityPictures(
+        np.stack(images), f"{len(SAMPLES)} scikit-image samples, crops and mirrors"
+    )
 
 
 def _views(image: Image.Image) -> Iterator[Image.Image]:
@@ -80,7 +82,7 @@ def _views(image: Image.Image) -> Iterator[Image.Image]:
     yield ImageOps.mirror(image.crop((width - crop_width, height - crop_height, width, height)))
 
 
-def folder_pictures(folder: Path, preprocess: Preprocess, *, limit: int = 512) -> Pictures:
+def folder_pictures(folder: Path, preprocess: Preprocess, *, limit: int = 512) -> ParityPictures:
     """Every readable picture below `folder`, in the order of their paths, at most `limit`.
 
     Raises:
@@ -99,4 +101,6 @@ def folder_pictures(folder: Path, preprocess: Preprocess, *, limit: int = 512) -
             skipped.append(f"{path.relative_to(folder)}: {error}")
     if not images:
         raise UsageError(f"{folder} has no readable picture ({len(skipped)} files were tried)")
-    return Pictures(np.stack(images), f"{len(images)} pictures of {folder.name}", tuple(skipped))
+    return ParityPictures(
+        np.stack(images), f"{len(images)} pictures of {folder.name}", tuple(skipped)
+    )

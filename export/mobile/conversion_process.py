@@ -62,7 +62,9 @@ def _measure(form: ModuleType, file: str, pictures: str, threads: str, facts: st
         "runs": len(seconds),
         "peak_mib": peak,
         "own_mib": peak - before,
-        "left_share": form.left_share(Path(file), image) if hasattr(form, "left_share") else None,
+        "undelegated_share": form.undelegated_share(Path(file), image)
+        if hasattr(form, "undelegated_share")
+        else None,
     }
     Path(facts).write_text(json.dumps(made), encoding="utf-8")
 

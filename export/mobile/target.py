@@ -17,23 +17,26 @@ from typing import Any
 import numpy as np
 
 from lavit_deploy.bundle.parity import compare
-from lavit_deploy.common.atomic_files import sha256_of, write_text
+from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.environment import available_cores
 from lavit_deploy.common.errors import ExportError, MissingDependencyError, UsageError
-from lavit_deploy.export.judging.context import Workbench, with_precision
-from lavit_deploy.export.mobile.formats.format import Format, Variant
+from lavit_deploy.export.judging.context import BuildContext, extra_file, with_precision
+from lavit_deploy.export.mobile.formats.format import Format, MobileVariant
 from lavit_deploy.export.mobile.metadata_file import as_json, sidecar
 from lavit_deploy.export.mobile.mobile_model import mobile_form, write_program
-from lavit_deploy.export.mobile.tool_environment import Tools, find_tools, variable
+from lavit_deploy.export.mobile.tool_environment import (
+    ToolEnvironment,
+    find_tool_environment,
+    interpreter_variable,
+)
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.target import NotBuilt, Planned, Progress, Step, Target
 from lavit_deploy.manifest import (
     Artifact,
     BatchRange,
-    ExtraFile,
     Footprint,
+    Latency,
     Parity,
-    Timing,
 )
 
 FAILED = "failed"
@@ -53,16 +56,16 @@ def plan_format(form: Format, request: Request) -> Planned:
     named = form.name in request.targets
     if not named and not request.mobile:
         return Planned(())
-    tools = find_tools(form.name, form.modules)
+    tools = find_tool_environment(form.name, form.modules)
     if tools is None:
-        if named and os.environ.get(variable(form.name)):
+        if named and os.environ.get(interpreter_variable(form.name)):
             raise UsageError(f"--target {form.name}: {_missing(form)}")
         if named:
             raise MissingDependencyError(
                 next((name for name in form.modules if find_spec(name) is None), form.modules[0]),
                 extra=form.name,
                 purpose=f"build {form.name} files (or a Python that has it in "
-                f"{variable(form.name)})",
+                f"{interpreter_variable(form.name)})",
             )
         return Planned((Step(form.name, "skip", _missing(form)),))
     steps = tuple(Step(item.name, "build", item.why) for item in form.variants)
@@ -70,7 +73,7 @@ def plan_format(form: Format, request: Request) -> Planned:
 
 
 def _missing(form: Format) -> str:
-    name = variable(form.name)
+    name = interpreter_variable(form.name)
     bring = f"pip install {form.requirement}"
     if named := os.environ.get(name):
         if shutil.which(named) is None:
@@ -90,18 +93,18 @@ class MobileTarget(Target):
     """
 
     form: Format
-    variants: tuple[Variant, ...]
-    tools: Tools
+    variants: tuple[MobileVariant, ...]
+    tools: ToolEnvironment
 
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(item.name for item in self.variants)
 
     def build(
-        self, bench: Workbench, folder: Path, progress: Progress
+        self, context: BuildContext, folder: Path, progress: Progress
     ) -> Iterator[Artifact | NotBuilt]:
         with tempfile.TemporaryDirectory() as scratch:
-            job = _Job(self, bench, folder, Path(scratch))
+            job = _Conversion(self, context, folder, Path(scratch))
             for variant in self.variants:
                 progress(variant.name)
                 try:
@@ -111,9 +114,9 @@ class MobileTarget(Target):
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Conversion:
     target: MobileTarget
-    bench: Workbench
+    context: BuildContext
     folder: Path
     scratch: Path
 
@@ -122,8 +125,8 @@ class _Job:
         """What is converted, written when first asked for."""
         source = self.target.form.source
         if source == "onnx":
-            return self.bench.graph("fp32", self.folder).file
-        model = mobile_form(self.bench.model, self.bench.checkpoint.preprocess)
+            return self.context.graph("fp32", self.folder).file
+        model = mobile_form(self.context.model, self.context.checkpoint.preprocess)
         path = self.scratch / f"{source}.pt2"
         write_program(model, path, planar=source == "planar")
         return path
@@ -131,10 +134,10 @@ class _Job:
     @cached_property
     def pictures(self) -> Path:
         path = self.scratch / "pictures.npy"
-        np.save(path, self.bench.pictures.images)
+        np.save(path, self.context.pictures.images)
         return path
 
-    def artifact(self, variant: Variant) -> Artifact:
+    def artifact(self, variant: MobileVariant) -> Artifact:
         """Build one file, judge and measure it, and only then move it into the bundle.
 
         Raises:
@@ -143,7 +146,7 @@ class _Job:
         form = self.target.form
         out = self.scratch / variant.name / f"model.{variant.suffix}"
         out.parent.mkdir()
-        about = sidecar(self.bench.checkpoint, form, out.name)
+        about = sidecar(self.context.checkpoint, form, out.name)
         start = time.perf_counter()
         made = self._convert(variant, out, about)
         seconds = time.perf_counter() - start
@@ -151,28 +154,27 @@ class _Job:
         parity = with_precision(self._parity(variant, out), variant.precision, made["found"])
         timings, footprint, share = self._measure(out)
         files = self._moved(out, passed=parity.passed)
-        return Artifact(
+        return self.context.artifact(
+            files[0],
+            folder=self.folder,
             name=variant.name,
-            file=_name(files[0], self.folder),
-            sha256=sha256_of(files[0]),
-            size_bytes=files[0].stat().st_size,
-            extra_files=tuple(_extra(item, self.folder) for item in files[1:]),
+            extra_files=tuple(extra_file(item, self.folder) for item in files[1:]),
             runtime=form.name,
-            runtime_version=made["version"],
-            format_version=made["format"],
-            precision_requested=variant.precision,
-            precision_found=made["found"],
-            folded=form.source != "onnx" or self.bench.folded is not None,
-            compute_types={},
+            version=made["version"],
+            form=made["format"],
+            asked=variant.precision,
+            found=made["found"],
+            folded=form.source != "onnx" or self.context.folded is not None,
+            types={},
             batch=_ONE,
             devices=("cpu",),
             device="cpu",
-            build_seconds=round(seconds, 2),
+            seconds=seconds,
             parity=parity,
             timings=timings,
             footprint=footprint,
-            left_operators=made["left"],
-            left_share=share,
+            undelegated_operators=made["undelegated"],
+            undelegated_share=share,
         )
 
     def _moved(self, out: Path, *, passed: bool) -> list[Path]:
@@ -184,7 +186,7 @@ class _Job:
         moved = place / out.name
         return [*_files(moved), moved.with_name(f"{out.name}.json")]
 
-    def _convert(self, variant: Variant, out: Path, about: dict[str, Any]) -> dict[str, Any]:
+    def _convert(self, variant: MobileVariant, out: Path, about: dict[str, Any]) -> dict[str, Any]:
         job, facts = self.scratch / "job.json", self.scratch / "facts.json"
         wanted = {
             "program": str(self.source),
@@ -196,19 +198,19 @@ class _Job:
         self.target.tools.call("convert", str(job), str(facts))
         return json.loads(facts.read_text(encoding="utf-8"))
 
-    def _parity(self, variant: Variant, out: Path) -> Parity:
+    def _parity(self, variant: MobileVariant, out: Path) -> Parity:
         """Run the file on every picture in its own runtime."""
         logits = self.scratch / "logits.npy"
         self.target.tools.call("run", str(out), str(self.pictures), str(logits))
         return compare(
             np.load(logits),
-            self.bench.reference,
+            self.context.reference,
             variant.precision,
-            source=self.bench.pictures.source,
+            source=self.context.pictures.source,
             method=self.target.form.method,
         )
 
-    def _measure(self, out: Path) -> tuple[tuple[Timing, ...], Footprint | None, float | None]:
+    def _measure(self, out: Path) -> tuple[tuple[Latency, ...], Footprint | None, float | None]:
         """Latency with one thread and with two, load time and memory, time outside the delegate.
 
         Nothing is measured of a stand-in. The last three are those of the most threads.
@@ -223,7 +225,7 @@ class _Job:
             )
             made = json.loads(facts.read_text(encoding="utf-8"))
             timings.append(
-                Timing(
+                Latency(
                     batch=1,
                     median_ms=made["median_ms"],
                     images_per_second=1e3 / made["median_ms"],
@@ -237,7 +239,7 @@ class _Job:
             peak_mib=round(made["peak_mib"], 1),
             own_mib=round(made["own_mib"], 1),
         )
-        return tuple(timings), footprint, made["left_share"]
+        return tuple(timings), footprint, made["undelegated_share"]
 
 
 def _files(out: Path) -> Sequence[Path]:
@@ -250,13 +252,3 @@ def _files(out: Path) -> Sequence[Path]:
 
 def _program_first(file: Path) -> tuple[bool, str]:
     return file.suffix != ".mlmodel", str(file)
-
-
-def _name(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).as_posix()
-
-
-def _extra(file: Path, folder: Path) -> ExtraFile:
-    return ExtraFile(
-        file=_name(file, folder), sha256=sha256_of(file), size_bytes=file.stat().st_size
-    )

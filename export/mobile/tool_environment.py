@@ -17,7 +17,7 @@ _PROBE_SECONDS = 120
 
 
 @dataclass(frozen=True)
-class Tools:
+class ToolEnvironment:
     """The interpreter of a format.
 
     Attributes:
@@ -63,13 +63,13 @@ class Tools:
             raise ExportError(f"{self.form}: {action} failed: {last[0]}")
 
 
-def find_tools(form: str, modules: Sequence[str]) -> Tools | None:
-    """The interpreter that has a format's packages: the one in `variable(form)`, or this one.
+def find_tool_environment(form: str, modules: Sequence[str]) -> ToolEnvironment | None:
+    """The interpreter that has a format's packages: that of `interpreter_variable`, or this one.
 
     Returns:
         None if it lacks one of `modules`.
     """
-    python = Path(os.environ.get(variable(form)) or sys.executable)
+    python = Path(os.environ.get(interpreter_variable(form)) or sys.executable)
     program = (
         "import importlib.util as u, sys;"
         "sys.exit(any(u.find_spec(name) is None for name in sys.argv[1:]))"
@@ -83,9 +83,9 @@ def find_tools(form: str, modules: Sequence[str]) -> Tools | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return Tools(form, python) if ran.returncode == 0 else None
+    return ToolEnvironment(form, python) if ran.returncode == 0 else None
 
 
-def variable(form: str) -> str:
+def interpreter_variable(form: str) -> str:
     """The environment variable that names a format's interpreter."""
     return f"LAVIT_{form.upper()}_PYTHON"

@@ -53,7 +53,7 @@ _ENUM = {"fp16": "kHALF", "bf16": "kBF16", "fp32": "kFLOAT"}
 
 
 @dataclass(frozen=True)
-class Variant:
+class KernelVariant:
     """One kernel to compile.
 
     Attributes:
@@ -88,14 +88,14 @@ class Compiled:
         stack: bytes of one thread; more than 0 where registers did not suffice.
     """
 
-    variant: Variant
+    variant: KernelVariant
     cubin: bytes
     shared: int
     registers: int
     stack: int
 
 
-def variants(target: int) -> Iterator[Variant]:
+def variants(target: int) -> Iterator[KernelVariant]:
     """All kernels of one target; of several that fit a shape, the most special comes first."""
     kinds: tuple[tuple[Types, str, str], ...] = (
         ("half", "fp16", "fp16"),
@@ -106,10 +106,10 @@ def variants(target: int) -> Iterator[Variant]:
     )
     for types, scores, values in kinds:
         for tile in tiles(types):
-            yield Variant(target, scores, values, tile)
+            yield KernelVariant(target, scores, values, tile)
 
 
-def compile_variant(variant: Variant) -> Compiled:
+def compile_variant(variant: KernelVariant) -> Compiled:
     """Compile one kernel with Triton.
 
     Raises:
@@ -144,7 +144,7 @@ def compile_variant(variant: Variant) -> Compiled:
     return Compiled(variant, compiled.asm["cubin"], shared, registers, stack)
 
 
-def _source(variant: Variant) -> Any:  # noqa: ANN401 # Triton publishes no types
+def _source(variant: KernelVariant) -> Any:  # noqa: ANN401 # Triton publishes no types
     from triton.compiler import ASTSource
 
     from lavit_deploy.kernels.less_attention_triton import less_attention_kernel

@@ -1,1 +1,1 @@
-"""Int8: calibration pictures, one recipe, its graphs, and whether they still predict the same."""
+"""Int8: calibration pictures, one scheme, its graphs, and whether they still predict the same."""

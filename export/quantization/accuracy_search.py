@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lavit_deploy.export.quantization.accuracy_loss import Loss
 from lavit_deploy.export.quantization.int8_judge import Judge
-from lavit_deploy.export.quantization.scheme import search
 from lavit_deploy.runtimes.base import Logits
 
 
 @dataclass(frozen=True)
-class Held:
+class SearchOutcome:
     """What a search left on disk.
 
     Attributes:
@@ -25,12 +25,12 @@ class Held:
     logits: Logits
 
 
-def hold(
+def search_within_loss(
     judge: Judge,
     sensitivity: Callable[[], dict[str, float]],
     write: Callable[[tuple[str, ...]], None],
     run: Callable[[], Logits],
-) -> Held:
+) -> SearchOutcome:
     """Return blocks to float until the loss on held-out pictures is small enough.
 
     Args:
@@ -49,8 +49,37 @@ def hold(
         tried[blocks] = run()
         return tried[blocks]
 
-    found = search(sensitivity, lambda blocks: judge.loss(logits_with(blocks)), judge.max_drop)
+    found = find_float_blocks(
+        sensitivity, lambda blocks: judge.loss(logits_with(blocks)), judge.max_drop
+    )
     blocks = found or ()
     if [*tried][-1] != blocks:
         write(blocks)
-    return Held(blocks, found is not None, tried[blocks])
+    return SearchOutcome(blocks, found is not None, tried[blocks])
+
+
+def find_float_blocks(
+    sensitivity: Callable[[], dict[str, float]],
+    measure: Callable[[tuple[str, ...]], Loss],
+    max_drop: float,
+) -> tuple[str, ...] | None:
+    """Return the most sensitive blocks to float, one by one, until the loss is small enough.
+
+    Args:
+        sensitivity: error of each block; asked for only if anything must return.
+        measure: builds with these blocks in float, and measures the loss on held-out pictures.
+        max_drop: allowed loss, points.
+
+    Returns:
+        The blocks that stay float, all but one at most. None where that does not hold either:
+        int8 as a whole cannot, and nothing is gained by giving it up piece by piece.
+    """
+    if measure(()).points <= max_drop:
+        return ()
+    errors = sensitivity()
+    order = sorted(errors, key=lambda block: errors[block], reverse=True)
+    for count in range(1, len(order)):
+        chosen = tuple(order[:count])
+        if measure(chosen).points <= max_drop:
+            return chosen
+    return None

@@ -9,10 +9,11 @@ from typing import TypedDict
 
 import onnx
 
-from lavit_deploy.export.judging.context import Workbench, with_precision
-from lavit_deploy.export.judging.divergence import GraphRunner, first_departure
-from lavit_deploy.export.judging.parity_pictures import Pictures
-from lavit_deploy.export.judging.reference import compare, reference_logits
+from lavit_deploy.bundle.parity import compare
+from lavit_deploy.export.judging.context import BuildContext, with_precision
+from lavit_deploy.export.judging.divergence import GraphRunner, first_divergent_layer
+from lavit_deploy.export.judging.parity_pictures import ParityPictures
+from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.export.quantization.accuracy_loss import Loss, loss
 from lavit_deploy.export.quantization.calibration import LabelledPictures
 from lavit_deploy.export.quantization.options import Quantize
@@ -23,7 +24,7 @@ _LAYER_PICTURES = 4
 _CHEAP = {"QuantizeLinear", "DequantizeLinear", "Reshape", "Transpose", "Unsqueeze", "Split"}
 
 
-class Record(TypedDict):
+class QuantizationFacts(TypedDict):
     """The fields of `Quantization` that every artifact has."""
 
     calibration: str
@@ -42,35 +43,35 @@ class Judge:
     """Compares with float32 on held-out pictures.
 
     Attributes:
-        bench: the model, with the held-out pictures and their float32 logits in it.
+        context: the model, with the held-out pictures and their float32 logits in it.
         held_out: these pictures with their labels.
         calibration: what ranges were taken from.
         max_drop: allowed loss, points.
     """
 
-    bench: Workbench
+    context: BuildContext
     held_out: LabelledPictures
     calibration: LabelledPictures
     max_drop: float
 
     @classmethod
-    def of(cls, bench: Workbench, quantize: Quantize) -> Judge:
+    def of(cls, context: BuildContext, quantize: Quantize) -> Judge:
         """The judge of one export."""
         held_out = quantize.split.held_out
-        pictures = Pictures(held_out.images, held_out.source, held_out.skipped)
+        pictures = ParityPictures(held_out.images, held_out.source, held_out.skipped)
         reference = quantize.reference(
-            lambda: reference_logits(bench.model, held_out.images, bench.checkpoint.preprocess)
+            lambda: reference_logits(context.model, held_out.images, context.checkpoint.preprocess)
         )
-        own = replace(bench, pictures=pictures, reference=reference, device="cpu")
+        own = replace(context, pictures=pictures, reference=reference, device="cpu")
         return cls(own, held_out, quantize.split.calibration, quantize.max_drop)
 
     def loss(self, logits: Logits) -> Loss:
         """What these logits of the held-out pictures lose."""
-        return loss(logits, self.bench.reference, self.held_out.labels)
+        return loss(logits, self.context.reference, self.held_out.labels)
 
     def record(
         self, logits: Logits, graph: onnx.ModelProto | None, *, run: GraphRunner | None = None
-    ) -> Record:
+    ) -> QuantizationFacts:
         """What the manifest says of a quantized artifact.
 
         Args:
@@ -79,7 +80,7 @@ class Judge:
             run: runs the graph as the artifact does; default: ONNX Runtime.
         """
         lost = self.loss(logits)
-        return Record(
+        return QuantizationFacts(
             calibration=self.calibration.source,
             calibration_images=len(self.calibration),
             held_out=self.held_out.source,
@@ -103,9 +104,9 @@ class Judge:
         """The comparison; failed also if more is lost than allowed, or nothing runs in int8."""
         if graph is None:
             source = self.held_out.source
-            parity = compare(logits, self.bench.reference, precision, source=source)
+            parity = compare(logits, self.context.reference, precision, source=source)
         else:
-            parity = self.bench.verdict(logits, precision, graph)
+            parity = self.context.verdict(logits, precision, graph)
         # Near ties count as agreement in `compare`; a choice of int8 must not rest on them.
         agreement = min(parity.top1_agreement, self.loss(logits).agreement)
         parity = with_precision(
@@ -118,11 +119,11 @@ class Judge:
         return parity.model_copy(update={"passed": False, "reason": reason})
 
     def _worst_layer(self, graph: onnx.ModelProto, run: GraphRunner | None) -> str:
-        return first_departure(
+        return first_divergent_layer(
             onnx.shape_inference.infer_shapes(graph),
-            self.bench.model,
+            self.context.model,
             self.held_out.images[:_LAYER_PICTURES],
-            self.bench.checkpoint.preprocess,
+            self.context.checkpoint.preprocess,
             tolerance=math.inf,
             run=run,
         ).removeprefix("no layer alone; largest at ")

@@ -11,8 +11,8 @@ from lavit_deploy.export.quantization.calibration import Split
 from lavit_deploy.runtimes.base import Logits
 
 if TYPE_CHECKING:
-    from lavit_deploy.export.judging.context import Workbench
-    from lavit_deploy.export.quantization.scheme import Recipe
+    from lavit_deploy.export.judging.context import BuildContext
+    from lavit_deploy.export.quantization.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Quantize:
     split: Split
     max_drop: float
     returned: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _recipes: list[Recipe] = field(default_factory=list, repr=False)
+    _schemes: list[Scheme] = field(default_factory=list, repr=False)
     _references: list[Logits] = field(default_factory=list, repr=False)
 
-    def recipe(self, bench: Workbench, folder: Path) -> Recipe:
-        """The recipe of this export's float32 graph; ranges are measured when first needed."""
-        from lavit_deploy.export.quantization.scheme import Recipe
+    def scheme(self, context: BuildContext, folder: Path) -> Scheme:
+        """The scheme of this export's float32 graph; ranges are measured when first needed."""
+        from lavit_deploy.export.quantization.scheme import Scheme
 
-        if not self._recipes:
-            source = bench.graph("fp32", folder)
-            self._recipes.append(Recipe(source.file, source.graph, self.split.calibration))
-        return self._recipes[0]
+        if not self._schemes:
+            source = context.graph("fp32", folder)
+            self._schemes.append(Scheme(source.file, source.graph, self.split.calibration))
+        return self._schemes[0]
 
     def reference(self, compute: Callable[[], Logits]) -> Logits:
         """Float32 logits of the held-out pictures [N, K], computed when first asked for."""

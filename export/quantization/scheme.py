@@ -1,4 +1,4 @@
-"""The one recipe of an export: what is quantized, with which ranges, and what each block costs."""
+"""The one scheme of an export: what is quantized, with which ranges, and what each block costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from lavit_deploy.export.quantization.accuracy_loss import Loss, relative_error
+from lavit_deploy.export.quantization.accuracy_loss import relative_error
 from lavit_deploy.export.quantization.activation_ranges import (
     METHODS,
     Histogram,
@@ -31,7 +31,7 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Scheme:
     """Int8 of one float32 graph.
 
     Attributes:
@@ -131,30 +131,3 @@ def run_graph(graph: onnx.ModelProto, images: Pixels) -> Logits:
         for start in range(0, len(images), _BATCH)
     ]
     return np.concatenate(parts)
-
-
-def search(
-    sensitivity: Callable[[], dict[str, float]],
-    measure: Callable[[tuple[str, ...]], Loss],
-    max_drop: float,
-) -> tuple[str, ...] | None:
-    """Return the most sensitive blocks to float, one by one, until the loss is small enough.
-
-    Args:
-        sensitivity: error of each block; asked for only if anything must return.
-        measure: builds with these blocks in float, and measures the loss on held-out pictures.
-        max_drop: allowed loss, points.
-
-    Returns:
-        The blocks that stay float, all but one at most. None where that does not hold either:
-        int8 as a whole cannot, and nothing is gained by giving it up piece by piece.
-    """
-    if measure(()).points <= max_drop:
-        return ()
-    errors = sensitivity()
-    order = sorted(errors, key=lambda block: errors[block], reverse=True)
-    for count in range(1, len(order)):
-        chosen = tuple(order[:count])
-        if measure(chosen).points <= max_drop:
-            return chosen
-    return None

@@ -23,13 +23,12 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from lavit_deploy.common.alternation import alternate, median_ms
-from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.common.errors import ExportError, LavitError, UsageError
 from lavit_deploy.export.graphs.lavit_only import need_lavit
 from lavit_deploy.export.graphs.onnx_graph import WithNormalisation
 from lavit_deploy.export.graphs.precision import to_precision
 from lavit_deploy.export.graphs.torch_program import compute_types, exported, precision_found
-from lavit_deploy.export.judging.context import Workbench, with_precision
+from lavit_deploy.export.judging.context import BuildContext, with_precision
 from lavit_deploy.export.judging.reference import run_artifact
 from lavit_deploy.export.request import LessAttention, NarrowMlp, Request
 from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
@@ -49,7 +48,7 @@ Form = Literal["native", "fused"]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PackageCandidate:
     """A compiled package that was compared with the float32 model.
 
     Attributes:
@@ -88,55 +87,51 @@ class AotiTarget(Target):
     def labels(self) -> tuple[str, ...]:
         return tuple(f"aoti-{precision}" for precision in self.precisions)
 
-    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
+    def build(self, context: BuildContext, folder: Path, progress: Progress) -> Iterator[Artifact]:
         for precision in self.precisions:
             progress(f"aoti-{precision}")
-            yield self._artifact(bench, folder, precision, progress)
+            yield self._artifact(context, folder, precision, progress)
 
     def _artifact(
-        self, bench: Workbench, folder: Path, precision: Precision, progress: Progress
+        self, context: BuildContext, folder: Path, precision: Precision, progress: Progress
     ) -> Artifact:
         name = f"aoti-{precision}"
-        forms, why = self._forms(bench)
+        forms, why = self._forms(context)
         file = folder / f"model.{precision}.{self.device}.pt2"
         with tempfile.TemporaryDirectory() as scratch:
 
-            def made(form: Form) -> Candidate:
+            def made(form: Form) -> PackageCandidate:
                 progress(f"{name}: {form} MLPs")
-                return self._candidate(bench, Path(scratch), precision, form)
+                return self._candidate(context, Path(scratch), precision, form)
 
             if len(forms) == 1:
                 chosen = made(forms[0])
             else:
-                chosen, why = self._faster(made, bench)
+                chosen, why = self._faster(made, context)
             shutil.move(chosen.file, file)
         found = precision_found(chosen.program)
-        return Artifact(
+        return context.artifact(
+            file,
             name=name,
-            file=file.name,
-            sha256=sha256_of(file),
-            size_bytes=file.stat().st_size,
             runtime="aoti",
-            runtime_version=torch.__version__,
-            format_version="AOTInductor package (.pt2)",
-            precision_requested=precision,
-            precision_found=found,
-            folded=bench.folded is not None,
-            compute_types=dict(compute_types(chosen.program)),
-            batch=bench.batch,
+            version=torch.__version__,
+            form="AOTInductor package (.pt2)",
+            asked=precision,
+            found=found,
+            types=compute_types(chosen.program),
             devices=(self.device,),
             device=self.device,
             compute_capability=cuda_capability() if self.device == "cuda" else None,
             kernels=Kernels(
-                less_attention="fused" if self._fuses_less_attention(bench) else "native",
+                less_attention="fused" if self._fuses_less_attention(context) else "native",
                 mlp=chosen.mlp,
                 mlp_why=why,
             ),
-            build_seconds=round(chosen.seconds, 2),
+            seconds=chosen.seconds,
             parity=with_precision(chosen.parity, precision, found),
         )
 
-    def _forms(self, bench: Workbench) -> tuple[tuple[Form, ...], str]:
+    def _forms(self, context: BuildContext) -> tuple[tuple[Form, ...], str]:
         """Forms of the narrow MLPs to build, and why these.
 
         Raises:
@@ -144,11 +139,11 @@ class AotiTarget(Target):
         """
         if self.mlp == "native":
             return ("native",), "asked for"
-        if bench.folded is None:
+        if context.folded is None:
             obstacle = "the graph is not folded"
-        elif not isinstance(bench.model, LaViT):
+        elif not isinstance(context.model, LaViT):
             obstacle = "the model is no LaViT"
-        elif not any(dim in WIDTHS for dim in bench.model.config.dims):
+        elif not any(dim in WIDTHS for dim in context.model.config.dims):
             obstacle = f"no stage of {', '.join(map(str, WIDTHS))} channels"
         else:
             obstacle = ""
@@ -161,41 +156,48 @@ class AotiTarget(Target):
         return ("native", "fused"), ""
 
     def _candidate(
-        self, bench: Workbench, scratch: Path, precision: Precision, form: Form
-    ) -> Candidate:
+        self, context: BuildContext, scratch: Path, precision: Precision, form: Form
+    ) -> PackageCandidate:
         file = scratch / f"{form}.pt2"
         start = time.perf_counter()
         program = exported(
-            self._module(bench, precision, form), bench.checkpoint.config, bench.batch, self.device
+            self._module(context, precision, form),
+            context.checkpoint.config,
+            context.batch,
+            self.device,
         )
         compile_package(program, file, self.device)
         seconds = time.perf_counter() - start
-        with self._open(file, bench) as runtime:
-            logits = run_artifact(runtime, bench.pictures.images, bench.sizes)
-        return Candidate(form, file, program, seconds, bench.verdict(logits, precision, None))
+        with self._open(file, context) as runtime:
+            logits = run_artifact(runtime, context.pictures.images, context.sizes)
+        return PackageCandidate(
+            form, file, program, seconds, context.verdict(logits, precision, None)
+        )
 
-    def _module(self, bench: Workbench, precision: Precision, form: Form) -> nn.Module:
+    def _module(self, context: BuildContext, precision: Precision, form: Form) -> nn.Module:
         """What to compile: uint8 pictures [B, H, W, 3] -> float32 logits [B, K]."""
-        if bench.folded is None:
-            literal = to_precision(bench.model, precision)
-            return WithNormalisation(literal, bench.checkpoint.preprocess).eval().to(self.device)
+        if context.folded is None:
+            literal = to_precision(context.model, precision)
+            return WithNormalisation(literal, context.checkpoint.preprocess).eval().to(self.device)
         rewrites: list[Rewrite] = []
-        if self._fuses_less_attention(bench):
+        if self._fuses_less_attention(context):
             rewrites.append(FuseLessAttention())
         if form == "fused":
             rewrites.append(FuseNarrowMlps())
-        folded = bench.folded
+        folded = context.folded
         if rewrites:
             every = (*default_rewrites(), *rewrites)
-            lavit = need_lavit(bench.model, "a kernel of this project")
-            folded = fold(lavit, bench.checkpoint.preprocess, rewrites=every).model
+            lavit = need_lavit(context.model, "a kernel of this project")
+            folded = fold(lavit, context.checkpoint.preprocess, rewrites=every).model
         return to_precision(folded, precision).eval().to(self.device)
 
-    def _fuses_less_attention(self, bench: Workbench) -> bool:
+    def _fuses_less_attention(self, context: BuildContext) -> bool:
         wanted = self.device == "cuda" and self.less_attention != "native"
-        return wanted and bench.folded is not None and isinstance(bench.model, LaViT)
+        return wanted and context.folded is not None and isinstance(context.model, LaViT)
 
-    def _faster(self, made: Callable[[Form], Candidate], bench: Workbench) -> tuple[Candidate, str]:
+    def _faster(
+        self, made: Callable[[Form], PackageCandidate], context: BuildContext
+    ) -> tuple[PackageCandidate, str]:
         """The faster of the two forms on this GPU, and why it was taken.
 
         Nobody asked for the fused form, so one that fails loses and does not end the export.
@@ -208,15 +210,17 @@ class AotiTarget(Target):
         if native.parity.passed != fused.parity.passed:
             good, bad = (native, fused) if native.parity.passed else (fused, native)
             return good, f"the {bad.mlp} form failed parity: {bad.parity.reason}"
-        milliseconds = self._time((native, fused), bench)
+        milliseconds = self._time((native, fused), context)
         best = min((native, fused), key=lambda item: milliseconds[item.mlp])
         times = ", ".join(f"{form} {value:.2f} ms" for form, value in milliseconds.items())
-        return best, f"faster at batch {bench.batch.optimum}: {times}"
+        return best, f"faster at batch {context.batch.optimum}: {times}"
 
-    def _time(self, candidates: tuple[Candidate, ...], bench: Workbench) -> dict[str, float]:
-        images = bench.pictures.images
-        batch = images[[index % len(images) for index in range(bench.batch.optimum)]]
-        runtimes = {item.mlp: self._open(item.file, bench) for item in candidates}
+    def _time(
+        self, candidates: tuple[PackageCandidate, ...], context: BuildContext
+    ) -> dict[str, float]:
+        images = context.pictures.images
+        batch = images[[index % len(images) for index in range(context.batch.optimum)]]
+        runtimes = {item.mlp: self._open(item.file, context) for item in candidates}
         calls: dict[str, Callable[[], object]] = {
             form: partial(runtime.infer, batch) for form, runtime in runtimes.items()
         }
@@ -225,11 +229,11 @@ class AotiTarget(Target):
             runtime.close()
         return {form: median_ms(values) for form, values in seconds.items()}
 
-    def _open(self, file: Path, bench: Workbench) -> AotiRuntime:
+    def _open(self, file: Path, context: BuildContext) -> AotiRuntime:
         return AotiRuntime(
             file,
-            max_batch=bench.batch.maximum,
-            image_size=bench.checkpoint.config.image_size,
+            max_batch=context.batch.maximum,
+            image_size=context.checkpoint.config.image_size,
             device=self.device,
         )
 

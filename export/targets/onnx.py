@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.context import BuildContext
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
 from lavit_deploy.manifest import Artifact, Precision
@@ -30,12 +30,12 @@ class OnnxTarget(Target):
             for label in (f"build onnx-{precision}", f"parity of onnx-{precision}")
         )
 
-    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
+    def build(self, context: BuildContext, folder: Path, progress: Progress) -> Iterator[Artifact]:
         for precision in self.precisions:
             progress(f"build onnx-{precision}")
-            built = bench.graph(precision, folder)
+            built = context.graph(precision, folder)
             progress(f"parity of onnx-{precision}")
-            yield bench.judge(built)
+            yield context.judge(built)
 
 
 def plan_onnx(request: Request) -> Planned:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import onnx
 
-from lavit_deploy.common.atomic_files import atomic_path, sha256_of
+from lavit_deploy.common.atomic_files import atomic_path
 from lavit_deploy.export.graphs.onnx_graph import OPSET
-from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.context import BuildContext
 from lavit_deploy.export.judging.reference import run_artifact
-from lavit_deploy.export.quantization.accuracy_search import hold
+from lavit_deploy.export.quantization.accuracy_search import search_within_loss
 from lavit_deploy.export.quantization.calibration import Split
 from lavit_deploy.export.quantization.int8_judge import Judge
 from lavit_deploy.export.quantization.options import Quantize
 from lavit_deploy.export.quantization.runtime_precision import onnxruntime_types
-from lavit_deploy.export.quantization.scheme import Recipe
+from lavit_deploy.export.quantization.scheme import Scheme
 from lavit_deploy.export.quantization.sensitivity_report import write_sensitivity
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
@@ -46,13 +46,13 @@ class OnnxInt8Target(Target):
     def labels(self) -> tuple[str, ...]:
         return _LABELS
 
-    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
-        judge = Judge.of(bench, self.quantize)
-        recipe = self.quantize.recipe(bench, folder)
+    def build(self, context: BuildContext, folder: Path, progress: Progress) -> Iterator[Artifact]:
+        judge = Judge.of(context, self.quantize)
+        scheme = self.quantize.scheme(context, folder)
         progress("onnx-int8")
-        yield _int8(judge, recipe, folder, self.quantize.returned)
+        yield _int8(judge, scheme, folder, self.quantize.returned)
         progress("onnx-int8-weights")
-        yield _weights(judge, recipe, folder)
+        yield _weights(judge, scheme, folder)
 
 
 def plan_onnx_int8(request: Request) -> Planned:
@@ -78,46 +78,46 @@ def _few(split: Split) -> tuple[str, ...]:
 
 
 def _int8(
-    judge: Judge, recipe: Recipe, folder: Path, returned: dict[str, tuple[str, ...]]
+    judge: Judge, scheme: Scheme, folder: Path, returned: dict[str, tuple[str, ...]]
 ) -> Artifact:
     start = time.perf_counter()
     file = folder / "model.int8.onnx"
-    held = hold(
+    outcome = search_within_loss(
         judge,
-        lambda: recipe.sensitivity,
-        lambda blocks: _write(recipe.quantized(float_blocks=blocks), file, "int8"),
+        lambda: scheme.sensitivity,
+        lambda blocks: _write(scheme.quantized(float_blocks=blocks), file, "int8"),
         lambda: _run(judge, file),
     )
     seconds = time.perf_counter() - start
-    returned["onnx-int8"] = held.float_blocks
-    write_sensitivity(folder, recipe.sensitivity, returned)
+    returned["onnx-int8"] = outcome.float_blocks
+    write_sensitivity(folder, scheme.sensitivity, returned)
     about = Quantization(
-        method=recipe.method,
-        method_errors={str(key): value for key, value in recipe.method_errors.items()},
-        float_blocks=held.float_blocks,
-        sensitivity=recipe.sensitivity,
-        **judge.record(held.logits, onnx.load(file)),
+        method=scheme.method,
+        method_errors={str(key): value for key, value in scheme.method_errors.items()},
+        float_blocks=outcome.float_blocks,
+        sensitivity=scheme.sensitivity,
+        **judge.record(outcome.logits, onnx.load(file)),
     )
-    return _artifact(judge, file, held.logits, about, seconds)
+    return _artifact(judge, file, outcome.logits, about, seconds)
 
 
-def _weights(judge: Judge, recipe: Recipe, folder: Path) -> Artifact:
+def _weights(judge: Judge, scheme: Scheme, folder: Path) -> Artifact:
     start = time.perf_counter()
     file = folder / "model.int8-weights.onnx"
-    held = hold(
+    outcome = search_within_loss(
         judge,
-        lambda: recipe.weights_sensitivity,
-        lambda blocks: _write(recipe.weights(float_blocks=blocks), file, "int8-weights"),
+        lambda: scheme.weights_sensitivity,
+        lambda blocks: _write(scheme.weights(float_blocks=blocks), file, "int8-weights"),
         lambda: _run(judge, file),
     )
     seconds = time.perf_counter() - start
     about = Quantization(
         method="weights",
-        float_blocks=held.float_blocks,
-        sensitivity=recipe.weights_sensitivity if held.float_blocks else {},
-        **judge.record(held.logits, onnx.load(file)),
+        float_blocks=outcome.float_blocks,
+        sensitivity=scheme.weights_sensitivity if outcome.float_blocks else {},
+        **judge.record(outcome.logits, onnx.load(file)),
     )
-    return _artifact(judge, file, held.logits, about, seconds)
+    return _artifact(judge, file, outcome.logits, about, seconds)
 
 
 def _write(graph: onnx.ModelProto, file: Path, precision: Precision) -> None:
@@ -129,8 +129,8 @@ def _write(graph: onnx.ModelProto, file: Path, precision: Precision) -> None:
 
 
 def _run(judge: Judge, file: Path) -> Logits:
-    with OnnxRuntime(file, max_batch=judge.bench.batch.maximum, device="cpu") as runtime:
-        return run_artifact(runtime, judge.bench.pictures.images, judge.bench.sizes)
+    with OnnxRuntime(file, max_batch=judge.context.batch.maximum, device="cpu") as runtime:
+        return run_artifact(runtime, judge.context.pictures.images, judge.context.sizes)
 
 
 def _artifact(
@@ -138,24 +138,19 @@ def _artifact(
 ) -> Artifact:
     precision: Precision = "int8-weights" if about.method == "weights" else "int8"
     types = onnxruntime_types(file)
-    return Artifact(
+    found = types.most_common(1)[0][0]
+    return judge.context.artifact(
+        file,
         name=f"onnx-{precision}",
-        file=file.name,
-        sha256=sha256_of(file),
-        size_bytes=file.stat().st_size,
         runtime="onnxruntime",
-        runtime_version=import_onnxruntime().__version__,
-        format_version=f"opset {OPSET}",
-        precision_requested=precision,
-        precision_found=types.most_common(1)[0][0],
-        folded=judge.bench.folded is not None,
-        compute_types=dict(types),
-        batch=judge.bench.batch,
+        version=import_onnxruntime().__version__,
+        form=f"opset {OPSET}",
+        asked=precision,
+        found=found,
+        types=types,
         devices=("cpu",),
         device="cpu",
-        build_seconds=round(seconds, 2),
-        parity=judge.parity(
-            logits, precision, onnx.load(file), found=types.most_common(1)[0][0], about=about
-        ),
+        seconds=seconds,
+        parity=judge.parity(logits, precision, onnx.load(file), found=found, about=about),
         quantization=about,
     )

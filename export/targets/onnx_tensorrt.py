@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.common.gpu import find_gpu
-from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.context import BuildContext
 from lavit_deploy.export.judging.reference import run_artifact
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
@@ -32,23 +32,23 @@ class OnnxTensorRTTarget(Target):
     def labels(self) -> tuple[str, ...]:
         return tuple(f"onnx-tensorrt-{precision}" for precision in self.precisions)
 
-    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
+    def build(self, context: BuildContext, folder: Path, progress: Progress) -> Iterator[Artifact]:
         for precision in self.precisions:
             name = f"onnx-tensorrt-{precision}"
             progress(name)
-            built = bench.graph(precision, folder)
-            provider = TensorRTProvider(bench.batch)
+            built = context.graph(precision, folder)
+            provider = TensorRTProvider(context.batch)
             with OnnxRuntime(
-                built.file, max_batch=bench.batch.maximum, device="cuda", tensorrt=provider
+                built.file, max_batch=context.batch.maximum, device="cuda", tensorrt=provider
             ) as runtime:
-                logits = run_artifact(runtime, bench.pictures.images, bench.sizes)
-            yield bench.judge(built).model_copy(
+                logits = run_artifact(runtime, context.pictures.images, context.sizes)
+            yield context.judge(built).model_copy(
                 update={
                     "name": name,
                     "runtime": "onnxruntime_tensorrt",
                     "devices": ("cuda",),
                     "device": "cuda",
-                    "parity": bench.verdict(logits, precision, built.graph),
+                    "parity": context.verdict(logits, precision, built.graph),
                     "rounded_parity": None,
                 }
             )

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.common.errors import ExportError
-from lavit_deploy.export.judging.context import Workbench, with_precision
+from lavit_deploy.export.judging.context import BuildContext, extra_file, with_precision
 from lavit_deploy.export.judging.reference import run_artifact
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
@@ -44,10 +43,10 @@ class OpenVinoTarget(Target):
     def labels(self) -> tuple[str, ...]:
         return tuple(f"openvino-{precision}" for precision in self.precisions)
 
-    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
+    def build(self, context: BuildContext, folder: Path, progress: Progress) -> Iterator[Artifact]:
         for precision in self.precisions:
             progress(f"openvino-{precision}")
-            yield _artifact(bench, folder, precision)
+            yield _artifact(context, folder, precision)
 
 
 def plan_openvino(request: Request) -> Planned:
@@ -72,36 +71,32 @@ def plan_openvino(request: Request) -> Planned:
     return Planned(tuple(steps), OpenVinoTarget(precisions), extras)
 
 
-def _artifact(bench: Workbench, folder: Path, precision: Precision) -> Artifact:
+def _artifact(context: BuildContext, folder: Path, precision: Precision) -> Artifact:
     """Convert the float32 graph, unless that was done before, and compare it in one precision."""
-    source = bench.graph("fp32", folder)
+    source = context.graph("fp32", folder)
     start = time.perf_counter()
     xml = folder / "model.openvino.xml"
     weights = ensure_ir(source.file, xml)
-    with OpenVinoRuntime(xml, max_batch=bench.batch.maximum, precision=precision) as runtime:
+    with OpenVinoRuntime(xml, max_batch=context.batch.maximum, precision=precision) as runtime:
         seconds = time.perf_counter() - start
-        logits = run_artifact(runtime, bench.pictures.images, bench.sizes)
+        logits = run_artifact(runtime, context.pictures.images, context.sizes)
         types = runtime.compute_types()
     run = partial(run_openvino, precision=precision)
-    parity = bench.verdict(logits, precision, source.graph, run=run)
+    parity = context.verdict(logits, precision, source.graph, run=run)
     found = types.most_common(1)[0][0]
-    return Artifact(
+    return context.artifact(
+        xml,
         name=f"openvino-{precision}",
-        file=xml.name,
-        sha256=sha256_of(xml),
-        size_bytes=xml.stat().st_size,
         extra_files=(weights,),
         runtime="openvino",
-        runtime_version=import_openvino().__version__,
-        format_version="OpenVINO IR 11",
-        precision_requested=precision,
-        precision_found=found,
-        folded=bench.folded is not None,
-        compute_types=dict(types),
-        batch=bench.batch,
+        version=import_openvino().__version__,
+        form="OpenVINO IR 11",
+        asked=precision,
+        found=found,
+        types=types,
         devices=("cpu",),
         device="cpu",
-        build_seconds=round(seconds, 2),
+        seconds=seconds,
         parity=with_precision(parity, precision, found),
     )
 
@@ -129,9 +124,7 @@ def ensure_ir(graph: Path, xml: Path) -> ExtraFile:
             ov.save_model(ov.Core().read_model(graph), xml, compress_to_fp16=False)
         except RuntimeError as error:  # a full disk, too, which it calls an "iostream error"
             raise ExportError(f"OpenVINO could not write {graph.name} as {xml}: {error}") from error
-    return ExtraFile(
-        file=weights.name, sha256=sha256_of(weights), size_bytes=weights.stat().st_size
-    )
+    return extra_file(weights)
 
 
 def run_openvino(

@@ -11,19 +11,18 @@ from pathlib import Path
 
 import onnx
 
-from lavit_deploy.common.atomic_files import sha256_of
-from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.context import BuildContext, extra_file
 from lavit_deploy.export.judging.reference import run_artifact
-from lavit_deploy.export.quantization.accuracy_search import hold
+from lavit_deploy.export.quantization.accuracy_search import search_within_loss
 from lavit_deploy.export.quantization.int8_judge import Judge
 from lavit_deploy.export.quantization.options import Quantize
 from lavit_deploy.export.quantization.runtime_precision import openvino_precision
-from lavit_deploy.export.quantization.scheme import Recipe
+from lavit_deploy.export.quantization.scheme import Scheme
 from lavit_deploy.export.quantization.sensitivity_report import write_sensitivity
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.openvino import run_openvino
 from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
-from lavit_deploy.manifest import Artifact, ExtraFile, Precision, Quantization
+from lavit_deploy.manifest import Artifact, Precision, Quantization
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, cpu_precisions, import_openvino
 
@@ -45,33 +44,33 @@ class OpenVinoInt8Target(Target):
     def labels(self) -> tuple[str, ...]:
         return (*(_name("int8", rest) for rest in self.rests), "openvino-int8-weights")
 
-    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
-        judge = Judge.of(bench, self.quantize)
-        recipe = self.quantize.recipe(bench, folder)
+    def build(self, context: BuildContext, folder: Path, progress: Progress) -> Iterator[Artifact]:
+        judge = Judge.of(context, self.quantize)
+        scheme = self.quantize.scheme(context, folder)
         xml = folder / "model.openvino-int8.xml"
         progress(_name("int8", self.rests[0]))
         start = time.perf_counter()
-        kept = _quantize(judge, recipe, xml, self.rests)
+        kept = _quantize(judge, scheme, xml, self.rests)
         seconds = time.perf_counter() - start
         self.quantize.returned["openvino-int8"] = kept
-        write_sensitivity(folder, recipe.sensitivity, self.quantize.returned)
-        graph = recipe.quantized(float_blocks=kept)
+        write_sensitivity(folder, scheme.sensitivity, self.quantize.returned)
+        graph = scheme.quantized(float_blocks=kept)
         for rest in self.rests:
             if rest != self.rests[0]:
                 progress(_name("int8", rest))
             logits = _run(judge, xml, rest)
             run = partial(run_openvino, precision=rest)
             about = Quantization(
-                method=recipe.method,
-                method_errors={str(key): value for key, value in recipe.method_errors.items()},
+                method=scheme.method,
+                method_errors={str(key): value for key, value in scheme.method_errors.items()},
                 rest=rest,
                 float_blocks=kept,
-                sensitivity=recipe.sensitivity,
+                sensitivity=scheme.sensitivity,
                 **judge.record(logits, graph, run=run),
             )
             yield _artifact(judge, xml, logits, about, seconds)
         progress("openvino-int8-weights")
-        yield _weights(judge, recipe, folder)
+        yield _weights(judge, scheme, folder)
 
 
 def plan_openvino_int8(request: Request) -> Planned:
@@ -106,18 +105,18 @@ def _name(precision: Precision, rest: Precision) -> str:
 
 
 def _quantize(
-    judge: Judge, recipe: Recipe, xml: Path, rests: Sequence[Precision]
+    judge: Judge, scheme: Scheme, xml: Path, rests: Sequence[Precision]
 ) -> tuple[str, ...]:
     """Write the IR, and give the blocks that stay float in it."""
     for rest in reversed(rests):
-        held = hold(
+        outcome = search_within_loss(
             judge,
-            lambda: recipe.sensitivity,
-            lambda blocks: _write(recipe.quantized(float_blocks=blocks), xml),
+            lambda: scheme.sensitivity,
+            lambda blocks: _write(scheme.quantized(float_blocks=blocks), xml),
             partial(_run, judge, xml, rest),
         )
-        if held.within:
-            return held.float_blocks
+        if outcome.within:
+            return outcome.float_blocks
     return ()
 
 
@@ -127,33 +126,33 @@ def _write(graph: onnx.ModelProto, xml: Path) -> None:
     ov.save_model(model, xml, compress_to_fp16=False)
 
 
-def _weights(judge: Judge, recipe: Recipe, folder: Path) -> Artifact:
+def _weights(judge: Judge, scheme: Scheme, folder: Path) -> Artifact:
     xml = folder / "model.openvino-int8-weights.xml"
     start = time.perf_counter()
-    held = hold(
+    outcome = search_within_loss(
         judge,
-        lambda: recipe.weights_sensitivity,
-        lambda blocks: _write(recipe.weights(float_blocks=blocks), xml),
+        lambda: scheme.weights_sensitivity,
+        lambda blocks: _write(scheme.weights(float_blocks=blocks), xml),
         partial(_run, judge, xml, "fp32"),
     )
     seconds = time.perf_counter() - start
     about = Quantization(
         method="weights",
         rest="fp32",
-        float_blocks=held.float_blocks,
-        sensitivity=recipe.weights_sensitivity if held.float_blocks else {},
-        **judge.record(held.logits, None),
+        float_blocks=outcome.float_blocks,
+        sensitivity=scheme.weights_sensitivity if outcome.float_blocks else {},
+        **judge.record(outcome.logits, None),
     )
-    return _artifact(judge, xml, held.logits, about, seconds)
+    return _artifact(judge, xml, outcome.logits, about, seconds)
 
 
 def _run(judge: Judge, xml: Path, rest: Precision) -> Logits:
     with _opened(judge, xml, rest) as runtime:
-        return run_artifact(runtime, judge.bench.pictures.images, judge.bench.sizes)
+        return run_artifact(runtime, judge.context.pictures.images, judge.context.sizes)
 
 
 def _opened(judge: Judge, xml: Path, rest: Precision) -> OpenVinoRuntime:
-    return OpenVinoRuntime(xml, max_batch=judge.bench.batch.maximum, precision=rest)
+    return OpenVinoRuntime(xml, max_batch=judge.context.batch.maximum, precision=rest)
 
 
 def _artifact(
@@ -163,29 +162,19 @@ def _artifact(
     with _opened(judge, xml, about.rest) as runtime:
         types = runtime.compute_types()
     found = openvino_precision(xml, types)
-    weights = xml.with_suffix(".bin")
-    parity = partial(judge.parity, logits, precision, None)
-    return Artifact(
+    return judge.context.artifact(
+        xml,
         name=_name(precision, about.rest),
-        file=xml.name,
-        sha256=sha256_of(xml),
-        size_bytes=xml.stat().st_size,
-        extra_files=(
-            ExtraFile(
-                file=weights.name, sha256=sha256_of(weights), size_bytes=weights.stat().st_size
-            ),
-        ),
+        extra_files=(extra_file(xml.with_suffix(".bin")),),
         runtime="openvino",
-        runtime_version=import_openvino().__version__,
-        format_version="OpenVINO IR 11",
-        precision_requested=precision,
-        precision_found=found,
-        folded=judge.bench.folded is not None,
-        compute_types=dict(types),
-        batch=judge.bench.batch,
+        version=import_openvino().__version__,
+        form="OpenVINO IR 11",
+        asked=precision,
+        found=found,
+        types=types,
         devices=("cpu",),
         device="cpu",
-        build_seconds=round(seconds, 2),
-        parity=parity(found=found, about=about),
+        seconds=seconds,
+        parity=judge.parity(logits, precision, None, found=found, about=about),
         quantization=about,
     )

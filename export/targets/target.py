@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.context import BuildContext
 from lavit_deploy.manifest import Artifact
 
 Progress = Callable[[str], None]
@@ -53,12 +53,12 @@ class Target(ABC):
 
     @abstractmethod
     def build(
-        self, bench: Workbench, folder: Path, progress: Progress
+        self, context: BuildContext, folder: Path, progress: Progress
     ) -> Iterator[Artifact | NotBuilt]:
         """Build every artifact into `folder`, and judge it.
 
         Args:
-            bench: the model, and what it is compared with.
+            context: the model, and what it is compared with.
             folder: the bundle that is being written.
             progress: told each of `labels` as it begins.
 

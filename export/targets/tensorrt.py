@@ -14,17 +14,21 @@ import onnx
 
 from lavit_deploy.bundle.first_run import write_pictures
 from lavit_deploy.common.alternation import alternate, median_ms
-from lavit_deploy.common.atomic_files import atomic_path, sha256_of
+from lavit_deploy.common.atomic_files import atomic_path
 from lavit_deploy.common.errors import ExportError, LavitError, MissingDependencyError, UsageError
 from lavit_deploy.common.gpu import Gpu, covers, find_gpu
 from lavit_deploy.export.graphs.onnx_graph import OPSET, write_onnx
 from lavit_deploy.export.graphs.plugin_graph import fold_for_plugin
 from lavit_deploy.export.graphs.precision import to_precision
-from lavit_deploy.export.judging.context import Workbench, with_precision
+from lavit_deploy.export.judging.context import BuildContext, extra_file, with_precision
 from lavit_deploy.export.judging.reference import run_artifact
 from lavit_deploy.export.request import EngineOptions, Request
 from lavit_deploy.export.targets.target import Planned, Progress, Step, Target
-from lavit_deploy.export.tensorrt.builder import Plan, build_engine, check_compute_capabilities
+from lavit_deploy.export.tensorrt.builder import (
+    EnginePlan,
+    build_engine,
+    check_compute_capabilities,
+)
 from lavit_deploy.export.tensorrt.parity_without_gpu import graph_parity
 from lavit_deploy.manifest import Artifact, Engine, ExtraFile, Parity, Precision
 from lavit_deploy.runtimes.tensorrt import TensorRTRuntime
@@ -37,12 +41,12 @@ _SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EngineCandidate:
     """A graph, the engine built from it, and which form its less-attention layers have."""
 
     form: str
     graph: onnx.ModelProto
-    plan: Plan
+    plan: EnginePlan
 
 
 @dataclass(frozen=True)
@@ -72,47 +76,44 @@ class TensorRTTarget(Target):
     def _name(self, precision: Precision) -> str:
         return f"{target_name(self.library.flavour)}-{precision}"
 
-    def build(self, bench: Workbench, folder: Path, progress: Progress) -> Iterator[Artifact]:
+    def build(self, context: BuildContext, folder: Path, progress: Progress) -> Iterator[Artifact]:
         for precision in self.precisions:
-            yield self._artifact(bench, folder, precision, progress)
+            yield self._artifact(context, folder, precision, progress)
 
     def _artifact(
-        self, bench: Workbench, folder: Path, precision: Precision, progress: Progress
+        self, context: BuildContext, folder: Path, precision: Precision, progress: Progress
     ) -> Artifact:
         name = self._name(precision)
         progress(f"build {name}")
         file = folder / f"model.{name}.engine"
         candidates, failure = self._candidates(
-            bench, folder, precision, lambda step: progress(f"build {name}: {step}")
+            context, folder, precision, lambda step: progress(f"build {name}: {step}")
         )
-        chosen, why = self._choose(candidates, bench)
+        chosen, why = self._choose(candidates, context)
         why = failure or why
         with atomic_path(file) as temporary:
             temporary.write_bytes(chosen.plan.content)
         progress(f"parity of {name}")
         plugin = self._bundled_plugin(folder) if chosen.form == "plugin" else None
-        extras = [write_pictures(folder, bench.pictures.images, bench.reference)]
+        extras = [write_pictures(folder, context.pictures.images, context.reference)]
         if plugin is not None:
             extras.append(plugin)
         if self.options.strip:
-            extras.append(_weights_file(folder, name, chosen, bench, precision))
-        parity = self._parity(bench, chosen, file, precision)
+            extras.append(_weights_file(folder, name, chosen, context, precision))
+        parity = self._parity(context, chosen, file, precision)
         found = chosen.plan.found
         capabilities = self._capabilities()
-        return Artifact(
+        return context.artifact(
+            file,
             name=name,
-            file=file.name,
-            sha256=sha256_of(file),
-            size_bytes=file.stat().st_size,
             extra_files=tuple(extras),
             runtime=self.library.flavour,
-            runtime_version=self.library.version,
-            format_version=f"{self.library.title} plan of an opset {OPSET} graph",
-            precision_requested=precision,
-            precision_found=found.precision,
-            folded=bench.folded is not None or chosen.form == "plugin",
-            compute_types=found.products,
-            batch=bench.batch,
+            version=self.library.version,
+            form=f"{self.library.title} plan of an opset {OPSET} graph",
+            asked=precision,
+            found=found.precision,
+            folded=context.folded is not None or chosen.form == "plugin",
+            types=found.products,
             devices=("cuda",),
             device="cpu" if self.gpu is None else "cuda",
             compute_capability=", ".join(capabilities),
@@ -128,7 +129,7 @@ class TensorRTTarget(Target):
                 stripped=self.options.strip,
                 optimization_level=self.options.optimization_level,
             ),
-            build_seconds=round(chosen.plan.seconds, 2),
+            seconds=chosen.plan.seconds,
             parity=with_precision(parity, precision, found.precision),
         )
 
@@ -141,13 +142,13 @@ class TensorRTTarget(Target):
         return ("native", "plugin") if both else ("native",)
 
     def _candidates(
-        self, bench: Workbench, folder: Path, precision: Precision, progress: Progress
-    ) -> tuple[list[Candidate], str]:
+        self, context: BuildContext, folder: Path, precision: Precision, progress: Progress
+    ) -> tuple[list[EngineCandidate], str]:
         """Every form that could be built, and why one could not that nobody asked for."""
         made, failure = [], ""
         for form in self._forms():
             try:
-                made.append(self._candidate(bench, folder, precision, form, progress))
+                made.append(self._candidate(context, folder, precision, form, progress))
             except LavitError as error:
                 if not made:  # asked for, or the native form
                     raise
@@ -156,13 +157,13 @@ class TensorRTTarget(Target):
 
     def _candidate(
         self,
-        bench: Workbench,
+        context: BuildContext,
         folder: Path,
         precision: Precision,
         form: str,
         progress: Progress,
-    ) -> Candidate:
-        graph = _graph(bench, folder, precision, form)
+    ) -> EngineCandidate:
+        graph = _graph(context, folder, precision, form)
         plugins = (self.options.plugin,) if form == "plugin" and self.options.plugin else ()
         if plugins:
             _check_loader(self.library)
@@ -170,21 +171,23 @@ class TensorRTTarget(Target):
             self.library,
             graph,
             self.options,
-            batch=bench.batch,
+            batch=context.batch,
             gpu=self.gpu is not None,
             plugins=plugins,
             progress=progress,
         )
-        return Candidate(form, graph, plan)
+        return EngineCandidate(form, graph, plan)
 
-    def _choose(self, candidates: list[Candidate], bench: Workbench) -> tuple[Candidate, str]:
+    def _choose(
+        self, candidates: list[EngineCandidate], context: BuildContext
+    ) -> tuple[EngineCandidate, str]:
         """The faster candidate on this GPU, and why it was taken."""
         if len(candidates) == 1:
             return candidates[0], self._reason_for_one()
-        milliseconds = self._time(candidates, bench)
+        milliseconds = self._time(candidates, context)
         best = min(candidates, key=lambda item: milliseconds[item.form])
         times = ", ".join(f"{form} {value:.2f} ms" for form, value in milliseconds.items())
-        return best, f"faster at batch {bench.batch.optimum}: {times}"
+        return best, f"faster at batch {context.batch.optimum}: {times}"
 
     def _reason_for_one(self) -> str:
         if self.options.less_attention != "auto":
@@ -193,16 +196,16 @@ class TensorRTTarget(Target):
             return "no plugin library was given"
         return "no GPU here to time the plugin on"
 
-    def _time(self, candidates: list[Candidate], bench: Workbench) -> dict[str, float]:
-        images = bench.pictures.images
-        batch = images[[index % len(images) for index in range(bench.batch.optimum)]]
+    def _time(self, candidates: list[EngineCandidate], context: BuildContext) -> dict[str, float]:
+        images = context.pictures.images
+        batch = images[[index % len(images) for index in range(context.batch.optimum)]]
         with tempfile.TemporaryDirectory() as scratch:
             runtimes: dict[str, TensorRTRuntime] = {}
             try:
                 for item in candidates:
                     file = Path(scratch) / f"{item.form}.engine"
                     file.write_bytes(item.plan.content)
-                    runtimes[item.form] = self._open(file, item, bench)
+                    runtimes[item.form] = self._open(file, item, context)
                 calls: dict[str, Callable[[], object]] = {
                     form: partial(runtime.infer, batch) for form, runtime in runtimes.items()
                 }
@@ -213,12 +216,16 @@ class TensorRTTarget(Target):
         return {form: median_ms(values) for form, values in seconds.items()}
 
     def _open(
-        self, file: Path, candidate: Candidate, bench: Workbench, weights: Path | None = None
+        self,
+        file: Path,
+        candidate: EngineCandidate,
+        context: BuildContext,
+        weights: Path | None = None,
     ) -> TensorRTRuntime:
         return TensorRTRuntime(
             file,
             flavour=self.library.flavour,
-            max_batch=bench.batch.maximum,
+            max_batch=context.batch.maximum,
             plugin=self.options.plugin if candidate.form == "plugin" else None,
             weights=weights,
             host_code=self.options.version_compatible,
@@ -226,19 +233,19 @@ class TensorRTTarget(Target):
         )
 
     def _parity(
-        self, bench: Workbench, chosen: Candidate, file: Path, precision: Precision
+        self, context: BuildContext, chosen: EngineCandidate, file: Path, precision: Precision
     ) -> Parity:
         """Parity of the engine where it can be run, of its graph where it cannot."""
         if self.gpu is None:
-            return graph_parity(bench, chosen.graph, precision)
+            return graph_parity(context, chosen.graph, precision)
         with tempfile.TemporaryDirectory() as scratch:
             weights = None
             if self.options.strip:
                 weights = Path(scratch) / "weights.onnx"
                 onnx.save(chosen.graph, weights)
-            with self._open(file, chosen, bench, weights) as runtime:
-                logits = run_artifact(runtime, bench.pictures.images, bench.sizes)
-        return bench.verdict(logits, precision, chosen.graph)
+            with self._open(file, chosen, context, weights) as runtime:
+                logits = run_artifact(runtime, context.pictures.images, context.sizes)
+        return context.verdict(logits, precision, chosen.graph)
 
     def _capabilities(self) -> tuple[str, ...]:
         if self.options.compute_capabilities:
@@ -253,7 +260,7 @@ class TensorRTTarget(Target):
         copied = folder / self.options.plugin.name
         if not copied.exists():
             shutil.copyfile(self.options.plugin, copied)
-        return _extra(copied)
+        return extra_file(copied)
 
 
 def target_name(flavour: Flavour) -> str:
@@ -397,34 +404,30 @@ def _check_loader(library: Library) -> None:
         ) from None
 
 
-def _graph(bench: Workbench, folder: Path, precision: Precision, form: str) -> onnx.ModelProto:
+def _graph(context: BuildContext, folder: Path, precision: Precision, form: str) -> onnx.ModelProto:
     """The ONNX graph of a form, without leaving the plugin's in the bundle."""
     source: Precision = "fp32" if precision == "tf32" else precision
     if form == "native":
-        return bench.graph(source, folder).graph
-    folding = fold_for_plugin(bench.checkpoint, bench.model)
+        return context.graph(source, folder).graph
+    folding = fold_for_plugin(context.checkpoint, context.model)
     with tempfile.TemporaryDirectory() as scratch:
         return write_onnx(
-            bench.checkpoint,
+            context.checkpoint,
             to_precision(folding.model, source),
             Path(scratch) / "plugin.onnx",
-            batch=bench.batch,
+            batch=context.batch,
             precision=source,
         )
 
 
 def _weights_file(
-    folder: Path, name: str, chosen: Candidate, bench: Workbench, precision: Precision
+    folder: Path, name: str, chosen: EngineCandidate, context: BuildContext, precision: Precision
 ) -> ExtraFile:
     """The ONNX file that a stripped engine takes its weights from."""
     if chosen.form == "native":
         source: Precision = "fp32" if precision == "tf32" else precision
-        return _extra(bench.graph(source, folder).file)
+        return extra_file(context.graph(source, folder).file)
     file = folder / f"model.{name}.weights.onnx"
     with atomic_path(file) as temporary:
         onnx.save(chosen.graph, temporary)
-    return _extra(file)
-
-
-def _extra(file: Path) -> ExtraFile:
-    return ExtraFile(file=file.name, sha256=sha256_of(file), size_bytes=file.stat().st_size)
+    return extra_file(file)

@@ -11,7 +11,7 @@ Progress = Callable[[str], None]
 """Told what the builder is doing, as a phrase such as "Building engine 2/6"."""
 
 
-class Phases:
+class BuildPhases:
     """The phases that are open, outermost first, and how far each has come."""
 
     def __init__(self, report: Progress) -> None:
@@ -45,10 +45,10 @@ class Phases:
 
 
 _FEW = 100
-"""Phases of more steps than this are reported when they begin, not at every step."""
+"""BuildPhases of more steps than this are reported when they begin, not at every step."""
 
 
-def make_monitor(library: Library, phases: Phases) -> Any:  # noqa: ANN401 # as `Library.module`
+def make_monitor(library: Library, phases: BuildPhases) -> Any:  # noqa: ANN401 # as `Library.module`
     """An IProgressMonitor that tells `phases`."""
 
     class Monitor(library.module.IProgressMonitor):  # type: ignore[misc,name-defined] # as above

@@ -16,7 +16,7 @@ import onnx
 from lavit_deploy.common.errors import ExportError, UsageError
 from lavit_deploy.export.request import EngineOptions
 from lavit_deploy.export.tensorrt import timing_cache
-from lavit_deploy.export.tensorrt.build_monitor import Phases, Progress, make_monitor
+from lavit_deploy.export.tensorrt.build_monitor import BuildPhases, Progress, make_monitor
 from lavit_deploy.export.tensorrt.engine_precision import (
     Found,
     confirm,
@@ -36,7 +36,7 @@ from lavit_deploy.runtimes.tensorrt_library import (
 
 
 @dataclass(frozen=True)
-class Plan:
+class EnginePlan:
     """A built engine.
 
     Attributes:
@@ -64,7 +64,7 @@ def build_engine(
     gpu: bool,
     plugins: tuple[Path, ...] = (),
     progress: Progress = lambda _step: None,
-) -> Plan:
+) -> EnginePlan:
     """Build an engine.
 
     Args:
@@ -91,7 +91,7 @@ def build_engine(
         early = cast_first(graph)
         parse(library, early, network, logger, messages)
         config = _configure(library, builder, network, options, batch)
-        phases = Phases(progress)
+        phases = BuildPhases(progress)
         monitor = make_monitor(library, phases)  # the configuration does not own it
         config.progress_monitor = monitor
         has_cache = options.timing_cache is not None and timing_cache.attach(
@@ -113,7 +113,7 @@ def build_engine(
         tf32 = bool(config.get_flag(library.module.BuilderFlag.TF32))
     if tf32 and found.precision == "fp32":
         found = replace(found, precision="tf32")
-    return Plan(plan, found, seconds, tf32, tuple(messages.warnings))
+    return EnginePlan(plan, found, seconds, tf32, tuple(messages.warnings))
 
 
 def _network_flags(library: Library) -> int:

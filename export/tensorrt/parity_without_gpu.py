@@ -9,7 +9,7 @@ import onnx
 import onnx.inliner
 
 from lavit_deploy.export.graphs.plugin_graph import plugin_nodes, with_definition
-from lavit_deploy.export.judging.context import Workbench
+from lavit_deploy.export.judging.context import BuildContext
 from lavit_deploy.export.judging.half_precision import widen
 from lavit_deploy.export.judging.reference import run_artifact
 from lavit_deploy.export.tensorrt.tf32 import as_tf32
@@ -17,11 +17,11 @@ from lavit_deploy.manifest import Parity, Precision
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 
 
-def graph_parity(bench: Workbench, graph: onnx.ModelProto, precision: Precision) -> Parity:
+def graph_parity(context: BuildContext, graph: onnx.ModelProto, precision: Precision) -> Parity:
     """Run the graph as the engine's precision computes it, on the CPU.
 
     Args:
-        bench: what is compared with.
+        context: what is compared with.
         graph: the graph that the engine was built from, with inferred types.
         precision: of the engine.
     """
@@ -29,10 +29,10 @@ def graph_parity(bench: Workbench, graph: onnx.ModelProto, precision: Precision)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "stand_in.onnx"
         onnx.save(stand_in, file)
-        with OnnxRuntime(file, max_batch=bench.batch.maximum) as runtime:
-            logits = run_artifact(runtime, bench.pictures.images, bench.sizes)
+        with OnnxRuntime(file, max_batch=context.batch.maximum) as runtime:
+            logits = run_artifact(runtime, context.pictures.images, context.sizes)
     method = f"not run: the graph it was built from, {how}"
-    return bench.verdict(logits, precision, stand_in, method=method)
+    return context.verdict(logits, precision, stand_in, method=method)
 
 
 def _computing_like(graph: onnx.ModelProto, precision: Precision) -> tuple[onnx.ModelProto, str]:

@@ -21,7 +21,7 @@ from lavit_deploy.bundle.selection import Wish, obstacle
 from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError, LavitError
-from lavit_deploy.manifest import Artifact, Device, Footprint, Parity, Timing
+from lavit_deploy.manifest import Artifact, Device, Footprint, Latency, Parity
 from lavit_deploy.runtimes.specs import distributions, is_for_servers
 
 Progress = Callable[[str], None]
@@ -66,7 +66,7 @@ def retune(
     for item in usable:
         progress(f"memory of {item.name}")
         footprints[item.name] = measure_footprint(bundle, item, device=device, threads=threads)
-    timings: dict[str, list[Timing]] = {item.name: [] for item in usable}
+    timings: dict[str, list[Latency]] = {item.name: [] for item in usable}
     with ExitStack() as stack:
         runtimes = {
             item.name: stack.enter_context(
@@ -130,9 +130,9 @@ def _noise(size: int, image_size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (size, *image_size, 3), dtype=np.uint8)
 
 
-def _timing(size: int, seconds: list[float]) -> Timing:
+def _timing(size: int, seconds: list[float]) -> Latency:
     milliseconds = median_ms(seconds)
-    return Timing(
+    return Latency(
         batch=size,
         median_ms=milliseconds,
         images_per_second=size * 1e3 / milliseconds,

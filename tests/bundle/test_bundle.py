@@ -126,3 +126,23 @@ def test_a_manifest_of_version_1_is_lavits_and_classifies(write, artifact):
     manifest = Bundle.open(bundle.path).manifest
     assert (manifest.family, manifest.task) == ("lavit", "classification")
     assert manifest.config == bundle.manifest.config
+
+
+def test_a_manifest_with_the_names_of_version_1_keeps_what_they_said(tmp_path, write, artifact):
+    bundle = write(artifact("onnx-fp32"))
+    file = bundle.path / "manifest.json"
+    values = json.loads(file.read_text())
+    (old,) = values["artifacts"]
+    assert "first_departure" not in old["parity"]
+    del (
+        old["undelegated_operators"],
+        old["undelegated_share"],
+        old["parity"]["first_divergent_layer"],
+    )
+    old |= {"left_operators": {"layer_norm": 117}, "left_share": 0.45}
+    old["parity"]["first_departure"] = "stages.2.blocks.1"
+    file.write_text(json.dumps(values))
+    (read,) = Bundle.open(bundle.path).manifest.artifacts
+    assert read.undelegated_operators == {"layer_norm": 117}
+    assert read.undelegated_share == 0.45
+    assert read.parity.first_divergent_layer == "stages.2.blocks.1"

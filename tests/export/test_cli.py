@@ -17,16 +17,21 @@ from rich.console import Console
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
+from lavit_deploy.bundle.parity import TOLERANCES, compare
 from lavit_deploy.bundle.selection import Wish, choose
 from lavit_deploy.checkpoint import save_checkpoint
 from lavit_deploy.common.errors import ParityError, UsageError
 from lavit_deploy.export.cli import main, make_parser, read_classes
 from lavit_deploy.export.console import print_plan, print_result
 from lavit_deploy.export.graphs.onnx_graph import write_onnx
-from lavit_deploy.export.judging.divergence import first_departure
-from lavit_deploy.export.judging.parity_pictures import Pictures, folder_pictures, sample_pictures
-from lavit_deploy.export.judging.reference import TOLERANCES, compare, reference_logits
-from lavit_deploy.export.pipeline import Job
+from lavit_deploy.export.judging.divergence import first_divergent_layer
+from lavit_deploy.export.judging.parity_pictures import (
+    ParityPictures,
+    folder_pictures,
+    sample_pictures,
+)
+from lavit_deploy.export.judging.reference import reference_logits
+from lavit_deploy.export.pipeline import ExportJob
 from lavit_deploy.export.plan import make_plan
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.openvino import OpenVinoTarget, run_openvino
@@ -141,7 +146,7 @@ def test_failed_parity_ends_in_1_keeps_the_artifact_and_names_the_layer(
     assert fp32.parity.passed
     assert not fp16.parity.passed
     assert "not finite" in fp16.parity.reason
-    assert fp16.parity.first_departure.startswith("stages.2.blocks.1 ")
+    assert fp16.parity.first_divergent_layer.startswith("stages.2.blocks.1 ")
     assert (out / fp16.file).is_file()
     assert choose(bundle, Wish()).artifact == fp32
     with pytest.raises(ParityError, match="failed parity"):
@@ -347,8 +352,8 @@ def test_a_log_of_80_columns_cuts_no_table(tiny_bundle):
         "name": "executorch-fp16",
         "runtime": "executorch",
         "timings": tuple(item.model_copy(update={"median_ms": 126.4}) for item in slow),
-        "left_operators": {"layer_norm": 117},
-        "left_share": 0.45,
+        "undelegated_operators": {"layer_norm": 117},
+        "undelegated_share": 0.45,
     }
     artifacts = (server.model_copy(update=names), server.model_copy(update=names | mobile))
     manifest = tiny_bundle.manifest.model_copy(update={"artifacts": artifacts})
@@ -365,8 +370,8 @@ def test_a_log_of_80_columns_cuts_no_table(tiny_bundle):
 def test_names_that_look_like_markup_are_shown_whole(tiny_checkpoint):
     checkpoint = dataclasses.replace(tiny_checkpoint, file=Path("run[best].pth"))
     batch = BatchRange(minimum=1, optimum=1, maximum=1)
-    pictures = Pictures(np.zeros((1, 32, 32, 3), np.uint8), "none")
-    job = Job(checkpoint, make_plan(Request(), "cpu"), pictures, batch, "run", fold=False)
+    pictures = ParityPictures(np.zeros((1, 32, 32, 3), np.uint8), "none")
+    job = ExportJob(checkpoint, make_plan(Request(), "cpu"), pictures, batch, "run", fold=False)
     console = Console(file=io.StringIO(), width=40)
     print_plan(console, job, Path("a[b]/run[best].bundle"))
     first, *_ = console.file.getvalue().splitlines()
@@ -421,7 +426,7 @@ def test_an_openvino_departure_is_found_in_openvino(
         i for i in damaged.graph.initializer if i.name.endswith("stages.2.blocks.0.mlp.fc2.bias")
     ]
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, bias.name))
-    found = first_departure(
+    found = first_divergent_layer(
         damaged,
         tiny_model,
         pictures[:2],

@@ -10,7 +10,7 @@ import torch
 
 from lavit_deploy.export.graphs.onnx_graph import SCOPES_KEY, write_onnx
 from lavit_deploy.export.graphs.precision import precision_found, to_precision
-from lavit_deploy.export.judging.divergence import first_departure
+from lavit_deploy.export.judging.divergence import first_divergent_layer
 from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.folding.fold import fold
 from lavit_deploy.manifest import BatchRange
@@ -84,5 +84,5 @@ def test_layers_can_be_compared_with_the_original(
     with torch.no_grad():
         folded.stage(2).blocks[1].mlp.fc2.bias += 0.5
     graph = write_onnx(tiny_checkpoint, folded, tmp_path / "m.onnx", batch=BATCH, precision="fp32")
-    layer = first_departure(graph, tiny_model, pictures[:2], tiny_preprocess, tolerance=1e-4)
+    layer = first_divergent_layer(graph, tiny_model, pictures[:2], tiny_preprocess, tolerance=1e-4)
     assert layer.startswith("stages.2.blocks.1 ")

@@ -24,7 +24,7 @@ from lavit_deploy.bundle.open import open_artifact
 from lavit_deploy.bundle.selection import Choice, Wish, choose
 from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.common.environment import Environment
-from lavit_deploy.manifest import Artifact, BatchRange, Checkpoint, Manifest, Parity, Timing
+from lavit_deploy.manifest import Artifact, BatchRange, CheckpointRecord, Latency, Manifest, Parity
 from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.runtimes.base import Runtime, TensorSpec
@@ -116,7 +116,7 @@ def artifact_of(file, *, name="onnx-fp32", rate=100.0, passed=True):
         device="cpu",
         build_seconds=0.1,
         parity=parity(passed=passed),
-        timings=(Timing(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
+        timings=(Latency(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
     )
 
 
@@ -137,7 +137,7 @@ def manifest_of(*artifacts, name="colours", checkpoint="0123456789ab"):
         ),
         classes=CLASSES,
         preprocess=Preprocess(resize=64, crop=(64, 64)),
-        checkpoint=Checkpoint(file="colours.pth", sha256=checkpoint + "0" * 52),
+        checkpoint=CheckpointRecord(file="colours.pth", sha256=checkpoint + "0" * 52),
         artifacts=artifacts,
         environment=Environment.here(),
         command=("lavit-export", "--ckpt", "colours.pth"),

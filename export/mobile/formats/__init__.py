@@ -2,7 +2,7 @@
 
 They run in the interpreter that has the format's packages, which need not be this project's: only
 the standard library, NumPy and those packages are imported here. Each module has `convert`,
-`precision_found`, `imports`, `load` and, where its runtime tells, `left_share`;
+`precision_found`, `imports`, `load` and, where its runtime tells, `undelegated_share`;
 `lavit_deploy.export.mobile.conversion_process` calls them.
 """
 

@@ -17,15 +17,19 @@ from typing import Any
 import numpy as np
 
 from lavit_deploy.export.mobile.formats import Classify
-from lavit_deploy.export.mobile.formats.format import Format, Variant
+from lavit_deploy.export.mobile.formats.format import Format, MobileVariant
 
 FORMAT = Format(
     name="coreml",
     source="planar",
     variants=(
-        Variant("coreml-fp16", "fp16.mlpackage", "fp16", "what the Neural Engine computes in"),
-        Variant("coreml-int8", "int8.mlpackage", "int8-weights", "int8 weights, fp16 arithmetic"),
-        Variant("coreml-palette6", "p6.mlpackage", "palette6", "64 values for each weight"),
+        MobileVariant(
+            "coreml-fp16", "fp16.mlpackage", "fp16", "what the Neural Engine computes in"
+        ),
+        MobileVariant(
+            "coreml-int8", "int8.mlpackage", "int8-weights", "int8 weights, fp16 arithmetic"
+        ),
+        MobileVariant("coreml-palette6", "p6.mlpackage", "palette6", "64 values for each weight"),
     ),
     modules=("coremltools", "torch", "sklearn"),
     requirement="coremltools==9.0 scikit-learn torch==2.13.0",
@@ -81,7 +85,7 @@ def convert(program: Path, out: Path, precision: str, about: dict[str, Any]) -> 
     model.version = about["name"]
     model.user_defined_metadata["lavit"] = json.dumps(about, ensure_ascii=False)
     model.save(str(out))
-    return {"version": version("coremltools"), "format": "ML Program, iOS 16", "left": {}}
+    return {"version": version("coremltools"), "format": "ML Program, iOS 16", "undelegated": {}}
 
 
 def _main_function(file: Path) -> Any:  # noqa: ANN401 - untyped package

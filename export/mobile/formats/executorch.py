@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from lavit_deploy.export.mobile.formats import Classify
-from lavit_deploy.export.mobile.formats.format import Format, Variant
+from lavit_deploy.export.mobile.formats.format import Format, MobileVariant
 
 FORMAT = Format(
     name="executorch",
     source="uint8",
     variants=(
-        Variant("executorch-fp32", "fp32.pte", "fp32", "the exact one"),
-        Variant("executorch-int8", "int8.pte", "int8", "a quarter of the size, integer products"),
+        MobileVariant("executorch-fp32", "fp32.pte", "fp32", "the exact one"),
+        MobileVariant(
+            "executorch-int8", "int8.pte", "int8", "a quarter of the size, integer products"
+        ),
     ),
     modules=("executorch", "torchao", "torch"),
     requirement="executorch==1.5.1 torchao==0.18.0 torch==2.13.0",
@@ -68,7 +70,7 @@ def convert(program: Path, out: Path, precision: str, _about: dict[str, Any]) ->
     return {
         "version": version("executorch"),
         "format": "ExecuTorch program, XNNPACK",
-        "left": dict(left),
+        "undelegated": dict(left),
     }
 
 
@@ -163,7 +165,7 @@ def _delegated_graphs(program: bytes) -> Iterator[dict[str, Any]]:
                 yield json.loads((folder / "graph.json").read_bytes())
 
 
-def left_share(file: Path, image: np.ndarray) -> float:
+def undelegated_share(file: Path, image: np.ndarray) -> float:
     """Share of a call's time that operators take which XNNPACK does not run.
 
     ExecuTorch's own profiler counts, whose reading of the clock is part of what it counts.

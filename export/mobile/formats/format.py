@@ -14,7 +14,7 @@ Source = Literal["onnx", "uint8", "planar"]
 
 
 @dataclass(frozen=True)
-class Variant:
+class MobileVariant:
     """One file of a format.
 
     Attributes:
@@ -47,7 +47,7 @@ class Format:
 
     name: str
     source: Source
-    variants: tuple[Variant, ...]
+    variants: tuple[MobileVariant, ...]
     modules: tuple[str, ...]
     requirement: str
     method: str = "run"

@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 
 from lavit_deploy.export.mobile.formats import Classify
-from lavit_deploy.export.mobile.formats.format import Format, Variant
+from lavit_deploy.export.mobile.formats.format import Format, MobileVariant
 
 FORMAT = Format(
     name="litert",
     source="uint8",
     variants=(
-        Variant("litert-fp32", "fp32.tflite", "fp32", "the exact one"),
-        Variant("litert-fp16", "fp16.tflite", "fp16", "half the size"),
-        Variant("litert-int8", "int8.tflite", "int8", "a quarter of the size, integer products"),
+        MobileVariant("litert-fp32", "fp32.tflite", "fp32", "the exact one"),
+        MobileVariant("litert-fp16", "fp16.tflite", "fp16", "half the size"),
+        MobileVariant(
+            "litert-int8", "int8.tflite", "int8", "a quarter of the size, integer products"
+        ),
     ),
     modules=("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
     requirement=(
@@ -69,7 +71,7 @@ def convert(program: Path, out: Path, precision: str, about: dict[str, Any]) -> 
     return {
         "version": version("ai-edge-litert"),
         "format": "TFLite 3",
-        "left": _left_operators(out),
+        "undelegated": _undelegated_operators(out),
     }
 
 
@@ -117,7 +119,7 @@ def precision_found(file: Path) -> str:
     return sizes.most_common(1)[0][0]
 
 
-def _left_operators(file: Path) -> dict[str, int]:
+def _undelegated_operators(file: Path) -> dict[str, int]:
     """Operators that XNNPACK does not run, by name.
 
     The interpreter lists operators and the delegate's nodes that replace some of them, and does not

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from lavit_deploy.export.mobile.formats import Classify
-from lavit_deploy.export.mobile.formats.format import Format, Variant
+from lavit_deploy.export.mobile.formats.format import Format, MobileVariant
 
 FORMAT = Format(
     name="ncnn",
     source="planar",
     variants=(
-        Variant("ncnn-fp32", "fp32.ncnn.param", "fp32", "the exact one"),
-        Variant("ncnn-fp16", "fp16.ncnn.param", "fp16", "half the size"),
+        MobileVariant("ncnn-fp32", "fp32.ncnn.param", "fp32", "the exact one"),
+        MobileVariant("ncnn-fp16", "fp16.ncnn.param", "fp16", "half the size"),
     ),
     modules=("ncnn", "pnnx", "torch"),
     requirement="ncnn==1.0.20261020 pnnx==20261020 torch==2.13.0",
@@ -80,7 +80,11 @@ def convert(
             raise RuntimeError(f"pnnx wrote no file: {(ran.stderr or ran.stdout)[-300:]}")
         out.write_bytes(param.read_bytes())
         out.with_suffix(".bin").write_bytes(param.with_suffix(".bin").read_bytes())
-    return {"version": version("ncnn"), "format": f"ncnn, pnnx {version('pnnx')}", "left": {}}
+    return {
+        "version": version("ncnn"),
+        "format": f"ncnn, pnnx {version('pnnx')}",
+        "undelegated": {},
+    }
 
 
 def precision_found(file: Path) -> str:

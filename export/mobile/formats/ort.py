@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lavit_deploy.export.mobile.formats import Classify
-from lavit_deploy.export.mobile.formats.format import Format, Variant
+from lavit_deploy.export.mobile.formats.format import Format, MobileVariant
 
 FORMAT = Format(
     name="ort",
     source="onnx",
     variants=(
-        Variant("ort-fp32-arm", "fp32.arm.ort", "fp32", "for phones with ARM processors"),
-        Variant("ort-fp32-amd64", "fp32.amd64.ort", "fp32", "for small x86-64 machines"),
+        MobileVariant("ort-fp32-arm", "fp32.arm.ort", "fp32", "for phones with ARM processors"),
+        MobileVariant("ort-fp32-amd64", "fp32.amd64.ort", "fp32", "for small x86-64 machines"),
     ),
     modules=("onnxruntime",),
     requirement='"lavit-deploy[serve]"',
@@ -65,7 +65,7 @@ def convert(
         providers=["CPUExecutionProvider"],
         disabled_optimizers=["NchwcTransformer"] if arm else [],
     )
-    return {"version": ort.__version__, "format": "ORT", "left": {}}
+    return {"version": ort.__version__, "format": "ORT", "undelegated": {}}
 
 
 def precision_found(file: Path) -> str:

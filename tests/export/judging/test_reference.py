@@ -3,14 +3,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from lavit_deploy.bundle.parity import TOLERANCES, compare
 from lavit_deploy.export.graphs.onnx_graph import write_onnx
-from lavit_deploy.export.judging.divergence import first_departure, layer_names
-from lavit_deploy.export.judging.reference import (
-    TOLERANCES,
-    compare,
-    reference_logits,
-    run_artifact,
-)
+from lavit_deploy.export.judging.divergence import first_divergent_layer, layer_names
+from lavit_deploy.export.judging.reference import reference_logits, run_artifact
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.runtimes.base import Runtime, TensorSpec
 
@@ -143,12 +139,14 @@ def test_the_first_layer_that_departs_is_named(
     graph, tiny_model, tiny_preprocess, pictures, weight, layer
 ):
     damaged = damage(graph, weight)
-    found = first_departure(damaged, tiny_model, pictures[:3], tiny_preprocess, tolerance=1e-3)
+    found = first_divergent_layer(
+        damaged, tiny_model, pictures[:3], tiny_preprocess, tolerance=1e-3
+    )
     assert found.startswith(f"{layer} (relative error")
 
 
 def test_a_sound_graph_has_no_departure(graph, tiny_model, tiny_preprocess, pictures):
-    found = first_departure(graph, tiny_model, pictures[:3], tiny_preprocess, tolerance=1e-3)
+    found = first_divergent_layer(graph, tiny_model, pictures[:3], tiny_preprocess, tolerance=1e-3)
     assert found.startswith("no layer alone")
 
 

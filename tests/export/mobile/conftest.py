@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from lavit_deploy.checkpoint import load_checkpoint, save_checkpoint
-from lavit_deploy.export.judging.context import Workbench
-from lavit_deploy.export.judging.parity_pictures import Pictures
+from lavit_deploy.export.judging.context import BuildContext
+from lavit_deploy.export.judging.parity_pictures import ParityPictures
 from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.export.mobile.formats.format import Format
 from lavit_deploy.export.mobile.target import MobileTarget
-from lavit_deploy.export.mobile.tool_environment import Tools, find_tools, variable
+from lavit_deploy.export.mobile.tool_environment import (
+    ToolEnvironment,
+    find_tool_environment,
+    interpreter_variable,
+)
 from lavit_deploy.manifest import Artifact, BatchRange
 from lavit_deploy.model.lavit import LaViT
 
@@ -24,7 +28,7 @@ class Files:
 
     artifacts: tuple[Artifact, ...]
     folder: Path
-    tools: Tools
+    tools: ToolEnvironment
 
     @property
     def first(self) -> Path:
@@ -48,13 +52,13 @@ def small_checkpoint(tiny_model, tiny_preprocess, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def bench(small_checkpoint, tiny_preprocess, pictures):
+def context(small_checkpoint, tiny_preprocess, pictures):
     """A workbench of that model on the shared pictures."""
     model = small_checkpoint.build()
-    return Workbench(
+    return BuildContext(
         small_checkpoint,
         model,
-        Pictures(pictures, "test"),
+        ParityPictures(pictures, "test"),
         reference_logits(model, pictures, tiny_preprocess),
         BatchRange(minimum=1, optimum=2, maximum=4),
         "cpu",
@@ -65,18 +69,18 @@ def bench(small_checkpoint, tiny_preprocess, pictures):
 def tools_of():
     """The interpreter of a format; the test is skipped where nothing has its packages."""
 
-    def found(form: Format) -> Tools:
-        tools = find_tools(form.name, form.modules)
+    def found(form: Format) -> ToolEnvironment:
+        tools = find_tool_environment(form.name, form.modules)
         if tools is None:
             missing = ", ".join(form.modules)
-            pytest.skip(f"no Python with {missing} ({variable(form.name)} names one)")
+            pytest.skip(f"no Python with {missing} ({interpreter_variable(form.name)} names one)")
         return tools
 
     return found
 
 
 @pytest.fixture(scope="session")
-def files_of(bench, tools_of, tmp_path_factory):
+def files_of(context, tools_of, tmp_path_factory):
     """Every file of a format for the small model, built when first asked for."""
     made: dict[str, Files] = {}
 
@@ -85,7 +89,7 @@ def files_of(bench, tools_of, tmp_path_factory):
         if form.name not in made:
             folder = tmp_path_factory.mktemp(form.name)
             target = MobileTarget(form, form.variants, tools)
-            artifacts = tuple(target.build(bench, folder, lambda _step: None))
+            artifacts = tuple(target.build(context, folder, lambda _step: None))
             made[form.name] = Files(artifacts, folder, tools)
         return made[form.name]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lavit_deploy.checkpoint import load_checkpoint
-from lavit_deploy.export.judging.context import Workbench
-from lavit_deploy.export.judging.parity_pictures import Pictures
+from lavit_deploy.export.judging.context import BuildContext
+from lavit_deploy.export.judging.parity_pictures import ParityPictures
 from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.export.mobile.formats.executorch import FORMAT as EXECUTORCH
 from lavit_deploy.export.mobile.formats.litert import FORMAT as LITERT
@@ -27,8 +27,8 @@ def digits():
     held_out = open_split("digits", None, checkpoint.preprocess, checkpoint.classes).held_out
     model = checkpoint.build()
     reference = reference_logits(model, held_out.images, checkpoint.preprocess)
-    pictures = Pictures(held_out.images, held_out.source)
-    return Workbench(checkpoint, model, pictures, reference, ONE, "cpu"), held_out.labels
+    pictures = ParityPictures(held_out.images, held_out.source)
+    return BuildContext(checkpoint, model, pictures, reference, ONE, "cpu"), held_out.labels
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,18 @@ def digits():
 def test_reduced_precision_keeps_what_the_checkpoint_predicts(
     form, precision, digits, tools_of, tmp_path
 ):
-    bench, labels = digits
+    context, labels = digits
     (variant,) = [item for item in form.variants if item.precision == precision]
     target = MobileTarget(form, (variant,), tools_of(form))
-    (artifact,) = target.build(bench, tmp_path, lambda _step: None)
+    (artifact,) = target.build(context, tmp_path, lambda _step: None)
     assert artifact.passed, artifact.parity.reason
-    float32 = 4 * sum(value.numel() for value in bench.model.parameters())
+    float32 = 4 * sum(value.numel() for value in context.model.parameters())
     assert artifact.total_bytes < {"int8": 0.32, "fp16": 0.55}[precision] * float32
-    np.save(tmp_path / "pictures.npy", bench.pictures.images)
+    np.save(tmp_path / "pictures.npy", context.pictures.images)
     logits = tmp_path / "logits.npy"
     file = str(tmp_path / artifact.file)
     target.tools.call("run", file, str(tmp_path / "pictures.npy"), str(logits))
     right = (np.load(logits).argmax(axis=1) == labels).mean()
-    expected = (bench.reference.argmax(axis=1) == labels).mean()
+    expected = (context.reference.argmax(axis=1) == labels).mean()
     assert expected > 0.95  # or the comparison would say nothing
     assert 100 * (expected - right) <= MOST_LOST

@@ -13,12 +13,12 @@ from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.export.mobile.catalogue import FORMATS
 from lavit_deploy.export.mobile.formats.coreml import FORMAT as COREML
 from lavit_deploy.export.mobile.formats.executorch import FORMAT as EXECUTORCH
-from lavit_deploy.export.mobile.formats.format import Variant
+from lavit_deploy.export.mobile.formats.format import MobileVariant
 from lavit_deploy.export.mobile.formats.litert import FORMAT as LITERT
 from lavit_deploy.export.mobile.formats.ncnn import FORMAT as NCNN
 from lavit_deploy.export.mobile.formats.ort import FORMAT as ORT
 from lavit_deploy.export.mobile.target import MobileTarget, plan_format
-from lavit_deploy.export.mobile.tool_environment import find_tools
+from lavit_deploy.export.mobile.tool_environment import find_tool_environment
 from lavit_deploy.export.plan import make_plan
 from lavit_deploy.export.request import Request
 from lavit_deploy.export.targets.target import NotBuilt
@@ -28,19 +28,19 @@ pytestmark = pytest.mark.slow
 RUN_HERE = (ORT, EXECUTORCH, LITERT, NCNN)
 
 
-def built(variants, bench, folder):
+def built(variants, context, folder):
     """Files for ONNX Runtime Mobile, whose packages are always here."""
-    target = MobileTarget(ORT, variants, find_tools("ort", ORT.modules))
-    return list(target.build(bench, folder, lambda _step: None))
+    target = MobileTarget(ORT, variants, find_tool_environment("ort", ORT.modules))
+    return list(target.build(context, folder, lambda _step: None))
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_every_file_passes_parity_in_its_own_runtime(form, files_of, bench):
+def test_every_file_passes_parity_in_its_own_runtime(form, files_of, context):
     files = files_of(form)
     assert [item.name for item in files.artifacts] == [item.name for item in form.variants]
     for artifact in files.artifacts:
         assert artifact.passed, (artifact.name, artifact.parity.reason)
-        assert artifact.parity.images == len(bench.reference)
+        assert artifact.parity.images == len(context.reference)
         assert artifact.parity.method == form.method
         assert artifact.precision_found == artifact.precision_requested
         assert (files.folder / artifact.file).stat().st_size == artifact.size_bytes
@@ -56,12 +56,12 @@ def test_what_runs_here_is_measured_with_one_thread_first(form, files_of):
 @pytest.mark.parametrize("form", [EXECUTORCH, LITERT], ids=lambda form: form.name)
 def test_products_are_delegated_and_what_is_not_is_named(form, files_of):
     for artifact in files_of(form).artifacts:
-        left = artifact.left_operators
+        left = artifact.undelegated_operators
         assert left  # the cast from uint8 is never delegated
         assert not any("mm" in name or "linear" in name or "softmax" in name for name in left)
         assert not {"BATCH_MATMUL", "SOFTMAX", "GELU"} & left.keys()
         if form is EXECUTORCH:
-            assert 0 < artifact.left_share < 1
+            assert 0 < artifact.undelegated_share < 1
 
 
 def test_what_cannot_run_here_is_not_measured(files_of):
@@ -75,8 +75,8 @@ def test_half_precision_has_half_the_bytes(form, files_of):
     assert sizes["fp16"] < sizes.get("fp32", sizes["fp16"] + 1)
 
 
-def test_a_file_that_computes_something_else_is_marked_and_put_apart(bench, tmp_path):
-    wrong = dataclasses.replace(bench, reference=-bench.reference)
+def test_a_file_that_computes_something_else_is_marked_and_put_apart(context, tmp_path):
+    wrong = dataclasses.replace(context, reference=-context.reference)
     (artifact,) = built(ORT.variants[:1], wrong, tmp_path)
     assert not artifact.passed
     assert "cosine" in artifact.parity.reason
@@ -86,17 +86,18 @@ def test_a_file_that_computes_something_else_is_marked_and_put_apart(bench, tmp_
     assert not list(tmp_path.glob("*.ort"))
 
 
-def test_a_file_of_another_precision_than_asked_for_fails(bench, tmp_path):
+def test_a_file_of_another_precision_than_asked_for_fails(context, tmp_path):
     mistaken = dataclasses.replace(ORT.variants[0], precision="fp16")
-    (artifact,) = built((mistaken,), bench, tmp_path)
+    (artifact,) = built((mistaken,), context, tmp_path)
     assert artifact.precision_found == "fp32"
     assert not artifact.passed
     assert artifact.parity.reason == "asked for fp16, the artifact computes in fp32"
 
 
-def test_a_conversion_that_fails_leaves_the_others(bench, tmp_path):
-    impossible = Variant("ort-long", "x" * 300, "fp32", "")  # no file system takes such a name
-    first, second = built((impossible, ORT.variants[1]), bench, tmp_path)
+def test_a_conversion_that_fails_leaves_the_others(context, tmp_path):
+    # No file system takes such a name.
+    impossible = MobileVariant("ort-long", "x" * 300, "fp32", "")
+    first, second = built((impossible, ORT.variants[1]), context, tmp_path)
     assert isinstance(first, NotBuilt)
     assert first.name == "ort-long"
     assert "ort: convert failed: " in first.reason
@@ -106,7 +107,7 @@ def test_a_conversion_that_fails_leaves_the_others(bench, tmp_path):
 
 @pytest.mark.parametrize("form", RUN_HERE, ids=lambda form: form.name)
 def test_the_example_classifies_with_the_file_alone(
-    form, files_of, bench, tmp_path, pictures, run_example
+    form, files_of, context, tmp_path, pictures, run_example
 ):
     files = files_of(form)
     picture = tmp_path / "picture.png"
@@ -116,35 +117,35 @@ def test_the_example_classifies_with_the_file_alone(
     turned[ExifTags.Base.Orientation] = 6  # as phones store what they took upright
     upright.transpose(Image.Transpose.ROTATE_90).save(picture, exif=turned)
     printed = run_example(files.tools.python, form.name, files.first, picture)
-    image = bench.checkpoint.preprocess(upright)
-    logits = reference_logits(bench.model, image[None], bench.checkpoint.preprocess)[0]
+    image = context.checkpoint.preprocess(upright)
+    logits = reference_logits(context.model, image[None], context.checkpoint.preprocess)[0]
     share, name, *_ = printed.split()
-    assert name == bench.checkpoint.classes[logits.argmax()]
+    assert name == context.checkpoint.classes[logits.argmax()]
     expected = 100 / np.exp(logits - logits.max()).sum()
     assert abs(float(share.rstrip("%")) - expected) < 0.2  # printed with one digit
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_the_sidecar_holds_labels_preprocessing_and_input(form, files_of, bench):
+def test_the_sidecar_holds_labels_preprocessing_and_input(form, files_of, context):
     for artifact in files_of(form).artifacts:
         name = artifact.file.split("/")[0]  # an .mlpackage is a folder
         about = json.loads((files_of(form).folder / f"{name}.json").read_text())
         assert about["file"] == name
-        assert about["classes"] == list(bench.checkpoint.classes)
-        assert about["preprocess"]["resize"] == bench.checkpoint.preprocess.resize
+        assert about["classes"] == list(context.checkpoint.classes)
+        assert about["preprocess"]["resize"] == context.checkpoint.preprocess.resize
         assert (about["input"]["height"], about["input"]["width"]) == (32, 32)
 
 
-def test_every_tflite_file_carries_its_labels(files_of, bench):
+def test_every_tflite_file_carries_its_labels(files_of, context):
     files = files_of(LITERT)
     for artifact in files.artifacts:
         with zipfile.ZipFile(files.folder / artifact.file) as inside:
             labels = inside.read("labels.txt").decode().split()
-        assert labels == list(bench.checkpoint.classes)
+        assert labels == list(context.checkpoint.classes)
 
 
 def test_a_tool_that_fails_says_why(tmp_path):
-    tools = find_tools("ort", ORT.modules)
+    tools = find_tool_environment("ort", ORT.modules)
     with pytest.raises(ExportError, match="ort: run failed: "):
         tools.call("run", str(tmp_path / "absent.ort"), "pictures.npy", "logits.npy")
 

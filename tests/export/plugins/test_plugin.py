@@ -28,7 +28,7 @@ from lavit_deploy.export.plugins import compile_kernels
 from lavit_deploy.export.plugins.compile_kernels import (
     SHARED_BYTES,
     TARGETS,
-    Variant,
+    KernelVariant,
     compile_variant,
     variants,
 )
@@ -362,7 +362,7 @@ def test_the_table_has_every_target_and_the_most_special_kernel_first():
 
 
 def test_files_hold_every_kernel_where_the_table_says(tmp_path):
-    chosen: list[Variant] = list(variants(80))[:2]
+    chosen: list[KernelVariant] = list(variants(80))[:2]
     made = [
         compile_kernels.Compiled(item, bytes([index + 1]) * (5 + index), 1024, 100, 0)
         for index, item in enumerate(chosen)

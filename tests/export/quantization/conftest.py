@@ -5,7 +5,7 @@ from PIL import Image
 
 from lavit_deploy.export.graphs.onnx_graph import write_onnx
 from lavit_deploy.export.quantization.calibration import LabelledPictures
-from lavit_deploy.export.quantization.scheme import Recipe
+from lavit_deploy.export.quantization.scheme import Scheme
 from lavit_deploy.folding.fold import fold
 from lavit_deploy.manifest import BatchRange
 
@@ -35,6 +35,6 @@ def float_graph(tiny_checkpoint, tmp_path_factory):
 
 
 @pytest.fixture
-def recipe(float_graph, pictures):
+def scheme(float_graph, pictures):
     file, graph = float_graph
-    return Recipe(file, graph, LabelledPictures(pictures, None, "12 pictures"))
+    return Scheme(file, graph, LabelledPictures(pictures, None, "12 pictures"))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lavit_deploy.export.quantization.accuracy_search import hold
+from lavit_deploy.export.quantization.accuracy_search import search_within_loss
 from lavit_deploy.export.quantization.calibration import LabelledPictures
 from lavit_deploy.export.quantization.int8_judge import Judge
 
@@ -38,7 +38,7 @@ class Artifact:
 
 
 def held(artifact, max_drop):
-    return hold(judge(max_drop), lambda: ERRORS, artifact.write, artifact.run)
+    return search_within_loss(judge(max_drop), lambda: ERRORS, artifact.write, artifact.run)
 
 
 def test_the_last_file_written_is_the_one_that_holds():

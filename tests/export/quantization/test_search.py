@@ -1,7 +1,7 @@
 import pytest
 
 from lavit_deploy.export.quantization.accuracy_loss import Loss, loss
-from lavit_deploy.export.quantization.scheme import search
+from lavit_deploy.export.quantization.accuracy_search import find_float_blocks
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ def test_blocks_return_to_float_by_their_sensitivity_until_the_loss_holds():
         tried.append(kept)
         return points(2.0 - 0.6 * len(kept))
 
-    assert search(lambda: ERRORS, measure, 1.0) == ("b", "d")
+    assert find_float_blocks(lambda: ERRORS, measure, 1.0) == ("b", "d")
     assert tried == [(), ("b",), ("b", "d")]
 
 
@@ -27,11 +27,11 @@ def test_nothing_is_measured_per_block_where_int8_holds_as_it_is():
     def never():
         raise AssertionError
 
-    assert search(never, lambda kept: points(0.4), 0.5) == ()
+    assert find_float_blocks(never, lambda kept: points(0.4), 0.5) == ()
 
 
 def test_int8_that_holds_nowhere_is_told_from_int8_that_needs_no_help():
-    assert search(lambda: ERRORS, lambda kept: points(5.0), 0.5) is None
+    assert find_float_blocks(lambda: ERRORS, lambda kept: points(5.0), 0.5) is None
 
 
 def test_loss_is_of_accuracy_with_labels_and_of_agreement_without():
@@ -43,14 +43,14 @@ def test_loss_is_of_accuracy_with_labels_and_of_agreement_without():
     assert loss(found, reference, np.array([0, 1, 2, 2])).points == pytest.approx(-25.0)
 
 
-def test_blocks_are_measured_alone_and_methods_against_each_other(recipe):
-    assert set(recipe.sensitivity) == set(recipe.blocks)
-    assert all(0 < error < 1 for error in recipe.sensitivity.values())
-    assert recipe.method_errors[recipe.method] == min(recipe.method_errors.values())
+def test_blocks_are_measured_alone_and_methods_against_each_other(scheme):
+    assert set(scheme.sensitivity) == set(scheme.blocks)
+    assert all(0 < error < 1 for error in scheme.sensitivity.values())
+    assert scheme.method_errors[scheme.method] == min(scheme.method_errors.values())
 
 
-def test_weights_alone_lose_less_than_with_activations_rounded_in_every_block(recipe):
-    both, weights = recipe.sensitivity, recipe.weights_sensitivity
+def test_weights_alone_lose_less_than_with_activations_rounded_in_every_block(scheme):
+    both, weights = scheme.sensitivity, scheme.weights_sensitivity
     assert set(weights) == set(both)
     assert all(0 < error for error in weights.values())
     assert sum(weights.values()) < sum(both.values())

@@ -16,7 +16,7 @@ from lavit_deploy.common.errors import BundleError, ExportError, InferenceError,
 from lavit_deploy.export.cli import main
 from lavit_deploy.export.plan import make_plan
 from lavit_deploy.export.request import EngineOptions, Request
-from lavit_deploy.export.targets.aoti import AotiTarget, Candidate, plan_aoti
+from lavit_deploy.export.targets.aoti import AotiTarget, PackageCandidate, plan_aoti
 from lavit_deploy.model.config import lavit_micro
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.runtimes import aoti
@@ -101,7 +101,7 @@ def test_a_package_with_our_operators_needs_none_of_our_code(fused, tmp_path):
 
 def candidate(mlp, *, passed=True):
     parity = SimpleNamespace(passed=passed, reason="" if passed else "cosine 0.2")
-    return Candidate(mlp, Path(mlp), None, 1.0, parity)
+    return PackageCandidate(mlp, Path(mlp), None, 1.0, parity)
 
 
 def chosen(monkeypatch, native, fused, milliseconds):
@@ -113,8 +113,8 @@ def chosen(monkeypatch, native, fused, milliseconds):
             raise made[form]
         return made[form]
 
-    bench = SimpleNamespace(batch=SimpleNamespace(optimum=8))
-    best, why = AotiTarget(("fp32",), "cuda")._faster(make, bench)
+    context = SimpleNamespace(batch=SimpleNamespace(optimum=8))
+    best, why = AotiTarget(("fp32",), "cuda")._faster(make, context)
     return best.mlp, why
 
 
@@ -150,8 +150,8 @@ def lavit_of(dims):
 
 def test_what_can_be_fused_decides_which_forms_are_built():
     def forms(mlp, device, *, dims=(64, 128, 320, 512), folded=True):
-        bench = SimpleNamespace(folded=folded or None, model=lavit_of(dims))
-        return AotiTarget(("fp32",), device, mlp)._forms(bench)
+        context = SimpleNamespace(folded=folded or None, model=lavit_of(dims))
+        return AotiTarget(("fp32",), device, mlp)._forms(context)
 
     assert forms("auto", "cuda")[0] == ("native", "fused")
     assert forms("auto", "cpu") == (("native",), "no GPU here to time the kernel on")
@@ -165,11 +165,11 @@ def test_what_can_be_fused_decides_which_forms_are_built():
 
 
 def test_la_native_keeps_pytorchs_operators_on_a_gpu_too():
-    bench = SimpleNamespace(folded=object(), model=lavit_of((64, 128, 320, 512)))
+    context = SimpleNamespace(folded=object(), model=lavit_of((64, 128, 320, 512)))
     for asked, fuses in (("auto", True), ("plugin", True), ("native", False)):
         request = Request(device="cuda", engine=EngineOptions(less_attention=asked))
-        assert plan_aoti(request).target._fuses_less_attention(bench) == fuses
-    assert not AotiTarget(("fp32",), "cpu")._fuses_less_attention(bench)
+        assert plan_aoti(request).target._fuses_less_attention(context) == fuses
+    assert not AotiTarget(("fp32",), "cpu")._fuses_less_attention(context)
 
 
 def test_fused_mlps_without_a_package_to_put_them_in_are_refused(tiny_checkpoint_file, tmp_path):

@@ -16,7 +16,7 @@ from lavit_deploy.common.errors import ExportError, UsageError
 from lavit_deploy.common.gpu import Gpu
 from lavit_deploy.export.request import EngineOptions
 from lavit_deploy.export.targets.tensorrt import TensorRTTarget
-from lavit_deploy.export.tensorrt.build_monitor import Phases
+from lavit_deploy.export.tensorrt.build_monitor import BuildPhases
 from lavit_deploy.export.tensorrt.builder import build_engine, check_compute_capabilities
 from lavit_deploy.export.tensorrt.engine_precision import Found, confirm, read_inspector
 from lavit_deploy.manifest import BatchRange
@@ -335,7 +335,7 @@ def test_fused_products_may_shift_the_shares():
 
 def test_phases_report_where_they_are():
     lines = []
-    phases = Phases(lines.append)
+    phases = BuildPhases(lines.append)
     phases.start("Building engine", 2)
     phases.start("Timing kernels", 1000)
     phases.step("Timing kernels", 4)

@@ -14,8 +14,8 @@ from lavit_deploy.common.gpu import find_gpu
 from lavit_deploy.export.cli import main
 from lavit_deploy.export.graphs.onnx_graph import write_onnx
 from lavit_deploy.export.graphs.precision import to_precision
-from lavit_deploy.export.judging.context import Built, Workbench
-from lavit_deploy.export.judging.parity_pictures import Pictures
+from lavit_deploy.export.judging.context import BuildContext, Built
+from lavit_deploy.export.judging.parity_pictures import ParityPictures
 from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.export.request import EngineOptions, Request
 from lavit_deploy.export.targets.tensorrt import TensorRTTarget, plan_tensorrt, plan_tensorrt_rtx
@@ -202,17 +202,17 @@ def test_an_engine_of_another_precision_fails(
     """A graph that claims half precision and computes in float32 makes an engine that fails."""
     reference = reference_logits(tiny_model, pictures, tiny_preprocess)
     lying = Built("fp16", tmp_path / "model.fp16.onnx", graphs["fp32"], 0.0)
-    bench = Workbench(
+    context = BuildContext(
         tiny_checkpoint,
         tiny_model,
-        Pictures(pictures, "test", ()),
+        ParityPictures(pictures, "test", ()),
         reference,
         BATCH,
         "cpu",
         _graphs={"fp16": lying},
     )
     target = TensorRTTarget(library, ("fp16",), EngineOptions(), None)
-    (artifact,) = target.build(bench, tmp_path, lambda _step: None)
+    (artifact,) = target.build(context, tmp_path, lambda _step: None)
     assert not artifact.passed
     assert artifact.failure.reason == "asked for fp16, the artifact computes in fp32"
 

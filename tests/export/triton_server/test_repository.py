@@ -16,9 +16,9 @@ from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2
 
 from lavit_deploy.bundle.bundle import Bundle
+from lavit_deploy.bundle.parity import TOLERANCES
 from lavit_deploy.common.errors import ExportError, UsageError
 from lavit_deploy.export.cli import main
-from lavit_deploy.export.judging.reference import TOLERANCES
 from lavit_deploy.export.triton_server.config import config_text
 from lavit_deploy.export.triton_server.repository import (
     FOLDER,
