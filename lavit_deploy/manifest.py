@@ -123,7 +123,7 @@ class Parity(_Record):
     )
 
 
-class Latency(_Record):
+class BatchTiming(_Record):
     """Latency of one batch size on the machine in the manifest's environment.
 
     Attributes:
@@ -302,7 +302,7 @@ class Artifact(_Record):
     build_seconds: float
     parity: Parity
     rounded_parity: Parity | None = None
-    timings: tuple[Latency, ...] = ()
+    timings: tuple[BatchTiming, ...] = ()
     footprint: Footprint | None = None
     undelegated_operators: dict[str, int] = Field(
         {}, validation_alias=AliasChoices("undelegated_operators", "left_operators")

@@ -24,12 +24,12 @@ from lavit_deploy.export.judging.reference import run_artifact
 from lavit_deploy.manifest import (
     Artifact,
     BatchRange,
+    BatchTiming,
     Device,
     Engine,
     ExtraFile,
     Footprint,
     Kernels,
-    Latency,
     Parity,
     Precision,
     Quantization,
@@ -70,7 +70,7 @@ class SpecialFields(TypedDict, total=False):
     kernels: Kernels
     quantization: Quantization
     rounded_parity: Parity | None
-    timings: tuple[Latency, ...]
+    timings: tuple[BatchTiming, ...]
     footprint: Footprint | None
     undelegated_operators: dict[str, int]
     undelegated_share: float | None

@@ -1,4 +1,4 @@
-"""Latency, throughput, load time and memory of a bundle's artifacts on this machine."""
+"""BatchTiming, throughput, load time and memory of a bundle's artifacts on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lavit_deploy.bundle.selection import Wish, obstacle
 from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError, LavitError
-from lavit_deploy.manifest import Artifact, Device, Footprint, Latency, Parity
+from lavit_deploy.manifest import Artifact, BatchTiming, Device, Footprint, Parity
 from lavit_deploy.runtimes.specs import distributions, is_for_servers
 
 Progress = Callable[[str], None]
@@ -66,7 +66,7 @@ def retune(
     for item in usable:
         progress(f"memory of {item.name}")
         footprints[item.name] = measure_footprint(bundle, item, device=device, threads=threads)
-    timings: dict[str, list[Latency]] = {item.name: [] for item in usable}
+    timings: dict[str, list[BatchTiming]] = {item.name: [] for item in usable}
     with ExitStack() as stack:
         runtimes = {
             item.name: stack.enter_context(
@@ -132,7 +132,7 @@ def _noise(size: int, image_size: tuple[int, int]) -> np.ndarray:
 
 def _timing(size: int, seconds: list[float]) -> Latency:
     milliseconds = median_ms(seconds)
-    return Latency(
+    return BatchTiming(
         batch=size,
         median_ms=milliseconds,
         images_per_second=size * 1e3 / milliseconds,

@@ -24,7 +24,14 @@ from lavit_deploy.bundle.open import open_artifact
 from lavit_deploy.bundle.selection import Choice, Wish, choose
 from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.common.environment import Environment
-from lavit_deploy.manifest import Artifact, BatchRange, CheckpointRecord, Latency, Manifest, Parity
+from lavit_deploy.manifest import (
+    Artifact,
+    BatchRange,
+    BatchTiming,
+    CheckpointRecord,
+    Manifest,
+    Parity,
+)
 from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.runtimes.base import Runtime, TensorSpec
@@ -116,7 +123,7 @@ def artifact_of(file, *, name="onnx-fp32", rate=100.0, passed=True):
         device="cpu",
         build_seconds=0.1,
         parity=parity(passed=passed),
-        timings=(Latency(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
+        timings=(BatchTiming(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
     )
 
 
