@@ -165,6 +165,7 @@ def _manifest(job: Job, made: list[Artifact | NotBuilt]) -> Manifest:
         name=job.name,
         architecture=checkpoint.architecture,
         family=checkpoint.family.name,
+        task=checkpoint.family.task,
         config=checkpoint.config,
         classes=checkpoint.classes,
         preprocess=checkpoint.preprocess,

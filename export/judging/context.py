@@ -17,10 +17,11 @@ from lavit_deploy.export.graphs.precision import compute_types, precision_found,
 from lavit_deploy.export.judging.divergence import GraphRunner, first_departure
 from lavit_deploy.export.judging.half_precision import widen
 from lavit_deploy.export.judging.parity_pictures import Pictures
-from lavit_deploy.export.judging.reference import TOLERANCES, compare, run_artifact
+from lavit_deploy.export.judging.reference import run_artifact
 from lavit_deploy.manifest import Artifact, BatchRange, Device, Parity, Precision
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
+from lavit_deploy.tasks.catalogue import AnyTask, find_task
 
 _DEPARTURE_PICTURES = 4
 
@@ -144,7 +145,7 @@ class Workbench:
             method: how the artifact was run.
             run: runs the graph as the artifact does; default: ONNX Runtime.
         """
-        parity = compare(
+        parity = self.task.compare(
             logits, self.reference, precision, source=self.pictures.source, method=method
         )
         if parity.passed or graph is None:
@@ -154,7 +155,7 @@ class Workbench:
             self.model,
             self.pictures.images[:_DEPARTURE_PICTURES],
             self.checkpoint.preprocess,
-            tolerance=TOLERANCES[precision].relative,
+            tolerance=self.task.tolerance(precision),
             run=run,
         )
         return parity.model_copy(update={"first_departure": layer})
@@ -162,6 +163,11 @@ class Workbench:
     def _run(self, file: Path, device: Device) -> Logits:
         with OnnxRuntime(file, max_batch=self.batch.maximum, device=device) as runtime:
             return run_artifact(runtime, self.pictures.images, self.sizes)
+
+    @property
+    def task(self) -> AnyTask:
+        """What the outputs mean, and how they are compared."""
+        return find_task(self.checkpoint.family.task)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What an artifact is compared with, and running it for that; `bundle.parity` judges."""
+"""What an artifact is compared with, and running it for that; its task judges."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lavit_deploy.bundle.parity import TOLERANCES, Tolerance, compare
 from lavit_deploy.preprocess import Pixels, Preprocess, normalise
 from lavit_deploy.runtimes.base import Logits, Runtime
-
-__all__ = ["TOLERANCES", "Tolerance", "compare", "reference_logits", "run_artifact"]
 
 
 def reference_logits(model: nn.Module, images: Pixels, preprocess: Preprocess) -> Logits:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from lavit_deploy.bundle.parity import compare
 from lavit_deploy.common.atomic_files import sha256_of, write_text
 from lavit_deploy.common.environment import available_cores
 from lavit_deploy.common.errors import ExportError, MissingDependencyError, UsageError
@@ -200,7 +199,7 @@ class _Job:
         """Run the file on every picture in its own runtime."""
         logits = self.scratch / "logits.npy"
         self.target.tools.call("run", str(out), str(self.pictures), str(logits))
-        return compare(
+        return self.bench.task.compare(
             np.load(logits),
             self.bench.reference,
             variant.precision,

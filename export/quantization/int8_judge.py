@@ -12,7 +12,7 @@ import onnx
 from lavit_deploy.export.judging.context import Workbench, with_precision
 from lavit_deploy.export.judging.divergence import GraphRunner, first_departure
 from lavit_deploy.export.judging.parity_pictures import Pictures
-from lavit_deploy.export.judging.reference import compare, reference_logits
+from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.export.quantization.accuracy_loss import Loss, loss
 from lavit_deploy.export.quantization.calibration import LabelledPictures
 from lavit_deploy.export.quantization.options import Quantize
@@ -103,7 +103,7 @@ class Judge:
         """The comparison; failed also if more is lost than allowed, or nothing runs in int8."""
         if graph is None:
             source = self.held_out.source
-            parity = compare(logits, self.bench.reference, precision, source=source)
+            parity = self.bench.task.compare(logits, self.bench.reference, precision, source=source)
         else:
             parity = self.bench.verdict(logits, precision, graph)
         # Near ties count as agreement in `compare`; a choice of int8 must not rest on them.

@@ -16,6 +16,7 @@ from lavit_deploy.runtimes.base import Runtime
 from lavit_deploy.serving.models.status import ModelIdentity
 from lavit_deploy.serving.settings.model_source import ModelKey, ModelSource, keys_of
 from lavit_deploy.serving.settings.settings import ServiceSettings
+from lavit_deploy.tasks.catalogue import AnyTask, find_task
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class OpenedModel:
     runtimes: tuple[Runtime, ...]
     reopen: Callable[[], Runtime]
     choice: Choice
+
+    @cached_property
+    def task(self) -> AnyTask:
+        """What its outputs mean."""
+        return find_task(self.manifest.task)
 
     @cached_property
     def id(self) -> ModelIdentity:

@@ -25,7 +25,7 @@ from lavit_deploy.export.console import print_plan, print_result
 from lavit_deploy.export.graphs.onnx_graph import write_onnx
 from lavit_deploy.export.judging.divergence import first_departure
 from lavit_deploy.export.judging.parity_pictures import Pictures, folder_pictures, sample_pictures
-from lavit_deploy.export.judging.reference import TOLERANCES, compare, reference_logits
+from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.export.pipeline import Job
 from lavit_deploy.export.plan import make_plan
 from lavit_deploy.export.request import Request
@@ -33,6 +33,7 @@ from lavit_deploy.export.targets.openvino import OpenVinoTarget, run_openvino
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.runtimes.openvino import cpu_precisions
+from lavit_deploy.tasks.logits_parity import TOLERANCES, compare
 
 pytestmark = pytest.mark.slow
 
