@@ -13,7 +13,7 @@ from torch import nn
 
 from lavit_deploy import __version__
 from lavit_deploy.bundle.bundle import Bundle
-from lavit_deploy.bundle.measurement import retune, save
+from lavit_deploy.bundle.measurement import measure, save
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.atomic_files import atomic_directory
 from lavit_deploy.common.environment import Environment, command_line
@@ -26,8 +26,7 @@ from lavit_deploy.export.request import TRITON
 from lavit_deploy.export.targets.target import NotBuilt, Progress
 from lavit_deploy.export.triton_server.repository import check_names, write_repository
 from lavit_deploy.folding.fold import Folding
-from lavit_deploy.manifest import Artifact, BatchRange, Manifest
-from lavit_deploy.manifest import Checkpoint as CheckpointRecord
+from lavit_deploy.manifest import Artifact, BatchRange, CheckpointRecord, Manifest
 from lavit_deploy.runtimes.specs import distributions
 
 
@@ -118,7 +117,7 @@ def export_bundle(job: Job, out: Path, *, force: bool, progress: Progress) -> Bu
         ]
         progress("latency and memory")
         Bundle.write_manifest(folder, _manifest(job, made))
-        save(retune(Bundle.open(folder), device=job.plan.device))
+        save(measure(Bundle.open(folder), device=job.plan.device))
         if job.plan.triton_repository:
             progress(TRITON)
             _add_triton_repository(Bundle.open(folder))

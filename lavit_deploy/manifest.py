@@ -66,7 +66,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Checkpoint(_Record):
+class CheckpointRecord(_Record):
     """The file that everything was made from.
 
     Attributes:
@@ -119,7 +119,7 @@ class Parity(_Record):
     first_departure: str | None = None
 
 
-class Timing(_Record):
+class BatchTiming(_Record):
     """Latency of one batch size on the machine in the manifest's environment.
 
     Attributes:
@@ -298,7 +298,7 @@ class Artifact(_Record):
     build_seconds: float
     parity: Parity
     rounded_parity: Parity | None = None
-    timings: tuple[Timing, ...] = ()
+    timings: tuple[BatchTiming, ...] = ()
     footprint: Footprint | None = None
     left_operators: dict[str, int] = {}
     left_share: float | None = None
@@ -363,7 +363,7 @@ class Manifest(_Record):
     classes: tuple[str, ...]
     preprocess: Preprocess
     normalisation_in_graph: Literal[True] = True
-    checkpoint: Checkpoint
+    checkpoint: CheckpointRecord
     artifacts: tuple[Artifact, ...]
     not_built: dict[str, str] = {}
     environment: Environment

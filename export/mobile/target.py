@@ -29,10 +29,10 @@ from lavit_deploy.export.targets.target import NotBuilt, Planned, Progress, Step
 from lavit_deploy.manifest import (
     Artifact,
     BatchRange,
+    BatchTiming,
     ExtraFile,
     Footprint,
     Parity,
-    Timing,
 )
 
 FAILED = "failed"
@@ -207,7 +207,7 @@ class _Job:
             method=self.target.form.method,
         )
 
-    def _measure(self, out: Path) -> tuple[tuple[Timing, ...], Footprint | None, float | None]:
+    def _measure(self, out: Path) -> tuple[tuple[BatchTiming, ...], Footprint | None, float | None]:
         """Latency with one thread and with two, load time and memory, time outside the delegate.
 
         Nothing is measured of a stand-in. The last three are those of the most threads.
@@ -222,7 +222,7 @@ class _Job:
             )
             made = json.loads(facts.read_text(encoding="utf-8"))
             timings.append(
-                Timing(
+                BatchTiming(
                     batch=1,
                     median_ms=made["median_ms"],
                     images_per_second=1e3 / made["median_ms"],

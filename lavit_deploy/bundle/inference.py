@@ -10,7 +10,7 @@ import numpy as np
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
-from lavit_deploy.bundle.selection import Wish, choose
+from lavit_deploy.bundle.selection import Criteria, select
 from lavit_deploy.common.errors import CorruptImageError, UsageError
 from lavit_deploy.manifest import Device
 from lavit_deploy.preprocess import Pixels, Preprocess, prepare
@@ -45,7 +45,7 @@ def open_runtime(
         MissingDependencyError: its runtime is not installed.
     """
     bundle = _opened(bundle)
-    chosen = choose(bundle, Wish(artifact=artifact, device=device)).artifact
+    chosen = select(bundle, Criteria(artifact=artifact, device=device)).artifact
     return open_artifact(bundle, chosen, device=device, threads=threads)
 
 

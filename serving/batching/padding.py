@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from lavit_deploy.manifest import Timing
+from lavit_deploy.manifest import BatchTiming
 
 _WORTH = 0.95
 """A larger batch must take less than this share of the smaller one's time: medians of the same
@@ -28,7 +28,7 @@ class PaddedSizes:
 
     @classmethod
     def measured(
-        cls, minimum: int, maximum: int, timings: Iterable[Timing], threads: int | None
+        cls, minimum: int, maximum: int, timings: Iterable[BatchTiming], threads: int | None
     ) -> PaddedSizes:
         """Sizes by the timings that were measured with so many threads (None: all)."""
         milliseconds = {item.batch: item.median_ms for item in timings if item.threads == threads}

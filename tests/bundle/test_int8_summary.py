@@ -1,7 +1,7 @@
 import pytest
 
 from lavit_deploy.bundle.int8_summary import int8_verdict
-from lavit_deploy.manifest import Artifact, Parity, Quantization, Timing
+from lavit_deploy.manifest import Artifact, BatchTiming, Parity, Quantization
 
 
 def artifact(name, rate, *, passed=True, int8=True):
@@ -18,7 +18,7 @@ def artifact(name, rate, *, passed=True, int8=True):
         parity=Parity.model_construct(passed=passed),
         rounded_parity=None,
         quantization=about if int8 else None,
-        timings=(Timing(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
+        timings=(BatchTiming(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
     )
 
 

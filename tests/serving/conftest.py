@@ -21,10 +21,17 @@ from PIL import Image
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
-from lavit_deploy.bundle.selection import Choice, Wish, choose
+from lavit_deploy.bundle.selection import Criteria, Selection, select
 from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.common.environment import Environment
-from lavit_deploy.manifest import Artifact, BatchRange, Checkpoint, Manifest, Parity, Timing
+from lavit_deploy.manifest import (
+    Artifact,
+    BatchRange,
+    BatchTiming,
+    CheckpointRecord,
+    Manifest,
+    Parity,
+)
 from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.runtimes.base import Runtime, TensorSpec
@@ -116,7 +123,7 @@ def artifact_of(file, *, name="onnx-fp32", rate=100.0, passed=True):
         device="cpu",
         build_seconds=0.1,
         parity=parity(passed=passed),
-        timings=(Timing(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
+        timings=(BatchTiming(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
     )
 
 
@@ -137,7 +144,7 @@ def manifest_of(*artifacts, name="colours", checkpoint="0123456789ab"):
         ),
         classes=CLASSES,
         preprocess=Preprocess(resize=64, crop=(64, 64)),
-        checkpoint=Checkpoint(file="colours.pth", sha256=checkpoint + "0" * 52),
+        checkpoint=CheckpointRecord(file="colours.pth", sha256=checkpoint + "0" * 52),
         artifacts=artifacts,
         environment=Environment.here(),
         command=("lavit-export", "--ckpt", "colours.pth"),
@@ -226,7 +233,7 @@ def make_registry(tmp_path):
             artifact=artifact,
             runtimes=runtimes,
             reopen=reopen or (lambda: runtimes[0]),
-            choice=Choice(artifact, "named", ()),
+            selection=Selection(artifact, "named", ()),
         )
         return Registry([model], settings, metrics), settings, metrics
 
@@ -255,7 +262,7 @@ def make_client(make_registry):
 def client(bundle_path, make_client):
     """The application over the real graph in the real runtime."""
     bundle = Bundle.open(bundle_path)
-    with open_artifact(bundle, choose(bundle, Wish()).artifact, threads=1) as opened:
+    with open_artifact(bundle, select(bundle, Criteria()).artifact, threads=1) as opened:
         yield make_client(opened, max_bytes=200_000, max_pixels=1_000_000, max_files=4)
 
 

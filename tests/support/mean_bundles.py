@@ -6,7 +6,14 @@ from onnx import TensorProto, helper, save
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.common.environment import Environment
-from lavit_deploy.manifest import Artifact, BatchRange, Checkpoint, Manifest, Parity, Timing
+from lavit_deploy.manifest import (
+    Artifact,
+    BatchRange,
+    BatchTiming,
+    CheckpointRecord,
+    Manifest,
+    Parity,
+)
 from lavit_deploy.model.config import lavit_micro
 from lavit_deploy.preprocess import Preprocess
 
@@ -60,7 +67,7 @@ def make_artifact(folder, name, *, rate=1.0, passed=True, **changes):
         device="cpu",
         build_seconds=0.1,
         parity=make_parity(passed=passed),
-        timings=(Timing(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
+        timings=(BatchTiming(batch=1, median_ms=1e3 / rate, images_per_second=rate, runs=3),),
     ).model_copy(update=changes)
 
 
@@ -94,7 +101,7 @@ def write(tmp_path):
             config=lavit_micro(num_classes=3, image_size=64),
             classes=("red", "green", "blue"),
             preprocess=Preprocess(resize=8, crop=(8, 8)),
-            checkpoint=Checkpoint(file="m.pth", sha256="0" * 64),
+            checkpoint=CheckpointRecord(file="m.pth", sha256="0" * 64),
             artifacts=artifacts,
             environment=Environment.here(),
             command=("lavit-export",),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavit_deploy.manifest import Timing
+from lavit_deploy.manifest import BatchTiming
 from lavit_deploy.serving.batching.padding import PaddedSizes
 
 MEASURED = st.dictionaries(st.integers(1, 16), st.floats(0.1, 100), max_size=6)
@@ -59,7 +59,7 @@ def test_padding_never_shrinks_never_exceeds_and_is_only_where_it_was_measured_f
 @pytest.mark.parametrize(("threads", "padded"), [(None, 1), (2, 4)])
 def test_only_timings_with_the_same_threads_count(threads, padded):
     def timing(batch, milliseconds, threads):
-        return Timing(
+        return BatchTiming(
             batch=batch, median_ms=milliseconds, images_per_second=1.0, runs=3, threads=threads
         )
 
