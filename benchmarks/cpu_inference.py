@@ -34,7 +34,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lavit_deploy.bundle.parity import compare
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.atomic_files import write_text
@@ -53,6 +52,7 @@ from lavit_deploy.profiles.counting.architecture import Attention
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime, import_openvino
 from lavit_deploy.runtimes.specs import distributions
+from lavit_deploy.tasks.logits_parity import compare
 
 MODELS = (
     "lavit_t",

@@ -13,7 +13,7 @@ from torch import nn
 
 from lavit_deploy import __version__
 from lavit_deploy.bundle.bundle import Bundle
-from lavit_deploy.bundle.measurement import retune, save
+from lavit_deploy.bundle.measurement import measure, save
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.atomic_files import atomic_directory
 from lavit_deploy.common.environment import Environment, command_line
@@ -117,7 +117,7 @@ def export_bundle(job: ExportJob, out: Path, *, force: bool, progress: Progress)
         ]
         progress("latency and memory")
         Bundle.write_manifest(folder, _manifest(job, made))
-        save(retune(Bundle.open(folder), device=job.plan.device))
+        save(measure(Bundle.open(folder), device=job.plan.device))
         if job.plan.triton_repository:
             progress(TRITON)
             _add_triton_repository(Bundle.open(folder))
@@ -164,6 +164,7 @@ def _manifest(job: ExportJob, made: list[Artifact | NotBuilt]) -> Manifest:
         name=job.name,
         architecture=checkpoint.architecture,
         family=checkpoint.family.name,
+        task=checkpoint.family.task,
         config=checkpoint.config,
         classes=checkpoint.classes,
         preprocess=checkpoint.preprocess,

@@ -1,6 +1,6 @@
-"""Where training pictures come from: a folder of folders, or scikit-learn's digits.
+"""Where training pictures come from: a folder of folders, IDX files, or scikit-learn's digits.
 
-Both give upright RGB pictures through `lavit_deploy.preprocess`, so the service sees what training
+All give upright RGB pictures through `lavit_deploy.preprocess`, so the service sees what training
 saw.
 """
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from lavit_deploy.common.errors import DatasetError, ImageError, MissingDependencyError
+from lavit_deploy.idx_files import idx_files, read_idx_set
 from lavit_deploy.preprocess import Preprocess, decode
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -24,6 +25,29 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 DIGITS = "digits"
 """What `--data` calls scikit-learn's digits."""
+
+FASHION_MNIST = "fashion-mnist"
+"""What `--data` calls Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747)."""
+
+FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts it."""
+
+FASHION_MNIST_CLASSES = (
+    "T-shirt",
+    "trousers",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+"""What its labels 0 to 9 mean."""
+
+CLASS_NAMES = "classes.txt"
+"""File beside IDX files that names the labels 0, 1, ... one a line; without it they are numbers."""
 
 DIGITS_HELD_OUT = 0.2
 """Share of the digits that is held out, the same for every seed of training."""
@@ -187,11 +211,97 @@ def digit_pictures() -> DataSource:
     )
 
 
+def idx_pictures(
+    folder: Path, image_size: int, classes: tuple[str, ...] | None = None
+) -> DataSource:
+    """An IDX set: MNIST's layout, in four files. The test pictures are the held-out ones.
+
+    Args:
+        folder: what holds the files, and perhaps `CLASS_NAMES`.
+        image_size: height and width that the pictures are resized to, pixels; nothing is cropped
+            from a square picture.
+        classes: names of the labels 0, 1, ... in place of the file's.
+
+    Raises:
+        DatasetError: files are missing, damaged or do not fit each other.
+    """
+    files = read_idx_set(folder)
+    labels = np.unique(files.train_labels)
+    if len(labels) < 2:
+        raise DatasetError(f"{folder}: all training labels are {labels[0]}; expected two classes")
+    strangers = np.setdiff1d(files.held_out_labels, labels).tolist()
+    if strangers:
+        raise DatasetError(f"{folder}: held-out pictures have labels not trained on: {strangers}")
+    names = classes or _class_names(folder)
+    if names is not None and labels[-1] >= len(names):
+        raise DatasetError(f"{folder}: label {labels[-1]} occurs, there are {len(names)} names")
+
+    def pictures(pixels: npt.NDArray[np.uint8], found: npt.NDArray[np.int64]) -> ArrayPictures:
+        # Labels may leave numbers out (EMNIST's letters begin at 1); logits do not.
+        return ArrayPictures(pixels, np.searchsorted(labels, found).tolist())
+
+    return DataSource(
+        train=pictures(files.train, files.train_labels),
+        held_out=pictures(files.held_out, files.held_out_labels),
+        classes=tuple(names[label] if names else str(label) for label in labels),
+        preprocess=Preprocess(
+            resize=image_size,
+            crop=(image_size, image_size),
+            interpolation="bicubic",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+    )
+
+
+def is_idx_folder(folder: Path) -> bool:
+    """Whether a folder holds IDX files, and no train/ or val/ that would be meant before them."""
+    parts = any((folder / part).is_dir() for part in ("train", "val"))
+    return folder.is_dir() and not parts and bool(idx_files(folder))
+
+
+def _class_names(folder: Path) -> tuple[str, ...] | None:
+    path = folder / CLASS_NAMES
+    if not path.is_file():
+        return None
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from None
+    if not all(names) or len(set(names)) != len(names):
+        raise DatasetError(f"{path} must name every class once, one a line")
+    return names
+
+
+def fashion_mnist(folder: Path | None, image_size: int) -> DataSource:
+    """Fashion-MNIST: 60,000 pictures of clothes to train on and 10,000 held out, 28 x 28 grey.
+
+    Args:
+        folder: what holds its four files, `FASHION_MNIST_FOLDER` where None.
+        image_size: height and width that they are resized to, pixels.
+
+    Raises:
+        DatasetError: it is not there; says how to get it.
+    """
+    if folder is not None:
+        if not folder.is_dir():
+            raise DatasetError(f"no folder at {folder}; expected Fashion-MNIST's four IDX files")
+        return idx_pictures(folder, image_size, FASHION_MNIST_CLASSES)
+    if not FASHION_MNIST_FOLDER.is_dir():
+        raise DatasetError(
+            f"Fashion-MNIST is not at {FASHION_MNIST_FOLDER}: on Debian and Ubuntu, apt-get "
+            "install dataset-fashion-mnist puts it there (31 MB); elsewhere give the folder with "
+            f"its four IDX files: --data {FASHION_MNIST}:FOLDER"
+        )
+    return idx_pictures(FASHION_MNIST_FOLDER, image_size, FASHION_MNIST_CLASSES)
+
+
 def open_data(name: str, image_size: int) -> DataSource:
     """The data that `--data` names.
 
     Args:
-        name: "digits", or a folder that holds train/ and val/, each with one folder per class.
+        name: "digits", "fashion-mnist", "fashion-mnist:FOLDER", a folder of IDX files, or a folder
+            that holds train/ and val/, each with one folder per class.
         image_size: height and width of the model's input, pixels.
 
     Raises:
@@ -204,16 +314,24 @@ def open_data(name: str, image_size: int) -> DataSource:
         if image_size != size:
             raise DatasetError(f"the digits are {size} pixels wide, the recipe says {image_size}")
         return source
+    word, separator, folder = name.partition(":")
+    if word == FASHION_MNIST:
+        if separator and not folder:
+            raise DatasetError(f"{name} names no folder; expected {FASHION_MNIST}:FOLDER")
+        return fashion_mnist(Path(folder) if separator else None, image_size)
     root = Path(name)
     if not root.is_dir():
         raise DatasetError(
-            f"no data at {name}; expected a folder with train/ and val/, or the word {DIGITS}"
+            f"no data at {name}; expected a folder with train/ and val/, a folder of IDX files, "
+            f"or a word: {DIGITS}, {FASHION_MNIST}"
         )
+    if is_idx_folder(root):
+        return idx_pictures(root, image_size)
     absent = [part for part in ("train", "val") if not (root / part).is_dir()]
     if absent:
         raise DatasetError(
             f"{root} has no {' and no '.join(absent)}; expected train/CLASS/picture.jpg and "
-            "val/CLASS/picture.jpg"
+            "val/CLASS/picture.jpg, or the four IDX files of a set like MNIST"
         )
     train = FolderPictures(root / "train")
     if len(train.classes) < 2:

@@ -90,9 +90,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="smallest accepted share of pictures classified as by the float32 model",
     )
     model.add_argument(
-        "--retune",
+        "--measure",
+        "--retune",  # its name in 0.1
         action=argparse.BooleanOptionalAction,
-        default=default.retune,
+        default=default.measure,
         help="measure the artifacts on this machine first, and keep the result in the bundle",
     )
     model.add_argument("--device", choices=get_args(Device), default=default.device)

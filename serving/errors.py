@@ -118,6 +118,12 @@ class InvalidParameterError(RequestError):
     http_status = 422
 
 
+class WrongTaskError(RequestError):
+    """The model does something else than what was asked for."""
+
+    http_status = 422
+
+
 class LastModelError(RequestError):
     """The only model cannot be taken out of service."""
 

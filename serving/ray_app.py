@@ -32,7 +32,7 @@ _OF_RAY = {
     "port": "http_options of Ray Serve",
     "log_format": "logging_config of Ray Serve",
     "workers": "min_replicas and max_replicas",
-    "retune": "lavit-serve --retune, before replicas share the bundle",
+    "measure": "lavit-serve --measure, before replicas share the bundle",
 }
 """Settings that are decided elsewhere, and where."""
 _SPARE_SECONDS = 5.0

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from coloured_pictures import folder  # noqa: F401 - a fixture
+from idx_sets import idx_set
 from lavit_deploy.common.errors import DatasetError
-from lavit_deploy.datasets import FolderPictures, digit_pictures, open_data
+from lavit_deploy.datasets import FASHION_MNIST_CLASSES, FolderPictures, digit_pictures, open_data
 from lavit_deploy.preprocess import decode
 from lavit_deploy.training.picture_check import unreadable
 
@@ -93,3 +94,60 @@ def test_a_moved_folder_has_the_same_fingerprint_and_a_changed_one_has_not(folde
     assert open_data(str(moved), 64).fingerprint() == before
     (moved / "train" / "red" / "0.png").rename(moved / "train" / "blue" / "9.png")
     assert open_data(str(moved), 64).fingerprint() != before
+
+
+def test_fashion_mnist_is_read_from_a_folder_of_idx_files(tmp_path):
+    images = idx_set(tmp_path, compressed=True)
+    data = open_data(f"fashion-mnist:{tmp_path}", 28)
+    assert data.classes == FASHION_MNIST_CLASSES[:3]
+    assert (len(data.train), len(data.held_out)) == (9, 3)
+    pixels = data.preprocess(data.train.image(4))
+    np.testing.assert_array_equal(pixels, np.repeat(images[4][:, :, None], 3, axis=2))
+
+
+def test_pictures_of_an_idx_set_are_shown_whole_at_any_size(tmp_path):
+    idx_set(tmp_path)
+    data = open_data(str(tmp_path), 64)
+    assert data.preprocess.resize == 64
+    assert data.preprocess(data.held_out.image(0)).shape == (64, 64, 3)
+    assert data.classes == ("0", "1", "2")
+
+
+def test_labels_that_leave_numbers_out_become_logits_that_do_not(tmp_path):
+    idx_set(tmp_path, labels=(1, 4, 26))
+    data = open_data(str(tmp_path), 28)
+    assert data.classes == ("1", "4", "26")
+    assert sorted(set(data.train.labels)) == [0, 1, 2]
+
+
+def test_a_file_of_names_names_the_classes(tmp_path):
+    idx_set(tmp_path)
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncat\n")
+    assert open_data(str(tmp_path), 28).classes == ("ant", "bee", "cat")
+    (tmp_path / "classes.txt").write_text("ant\nbee\n")
+    with pytest.raises(DatasetError, match="label 2 occurs, there are 2 names"):
+        open_data(str(tmp_path), 28)
+    (tmp_path / "classes.txt").write_text("ant\nant\ncat\n")
+    with pytest.raises(DatasetError, match="must name every class once"):
+        open_data(str(tmp_path), 28)
+
+
+def test_fashion_mnist_that_is_not_there_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("lavit_deploy.datasets.FASHION_MNIST_FOLDER", tmp_path / "absent")
+    with pytest.raises(DatasetError, match=r"apt-get install dataset-fashion-mnist .*:FOLDER"):
+        open_data("fashion-mnist", 28)
+    with pytest.raises(DatasetError, match="names no folder"):
+        open_data("fashion-mnist:", 28)
+    with pytest.raises(DatasetError, match="no folder at"):
+        open_data(f"fashion-mnist:{tmp_path / 'absent'}", 28)
+
+
+def test_held_out_labels_must_have_been_trained_on(tmp_path):
+    idx_set(tmp_path, held_out_labels=(0, 1, 7))
+    with pytest.raises(DatasetError, match=r"labels not trained on: \[7\]"):
+        open_data(str(tmp_path), 28)
+
+
+def test_folders_of_pictures_are_meant_before_idx_files(folder):
+    idx_set(folder)
+    assert open_data(str(folder), 64).classes == ("blue", "green", "red")

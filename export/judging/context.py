@@ -12,7 +12,6 @@ from typing import TypedDict, Unpack
 import onnx
 from torch import nn
 
-from lavit_deploy.bundle.parity import TOLERANCES, compare
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.export.graphs.onnx_graph import OPSET, write_onnx
@@ -36,6 +35,7 @@ from lavit_deploy.manifest import (
 )
 from lavit_deploy.runtimes.base import Logits
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime, import_onnxruntime
+from lavit_deploy.tasks.catalogue import AnyTask, find_task
 
 _LAYER_PICTURES = 4
 
@@ -229,7 +229,7 @@ class BuildContext:
             method: how the artifact was run.
             run: runs the graph as the artifact does; default: ONNX Runtime.
         """
-        parity = compare(
+        parity = self.task.compare(
             logits, self.reference, precision, source=self.pictures.source, method=method
         )
         if parity.passed or graph is None:
@@ -239,7 +239,7 @@ class BuildContext:
             self.model,
             self.pictures.images[:_LAYER_PICTURES],
             self.checkpoint.preprocess,
-            tolerance=TOLERANCES[precision].relative,
+            tolerance=self.task.tolerance(precision),
             run=run,
         )
         return parity.model_copy(update={"first_divergent_layer": layer})
@@ -247,6 +247,11 @@ class BuildContext:
     def _run(self, file: Path, device: Device) -> Logits:
         with OnnxRuntime(file, max_batch=self.batch.maximum, device=device) as runtime:
             return run_artifact(runtime, self.pictures.images, self.sizes)
+
+    @property
+    def task(self) -> AnyTask:
+        """What the outputs mean, and how they are compared."""
+        return find_task(self.checkpoint.family.task)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What an artifact is compared with, and running it for that; `bundle.parity` judges."""
+"""What an artifact is compared with, and running it for that; its task judges."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from lavit_deploy.bundle.parity import compare
 from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.environment import available_cores
 from lavit_deploy.common.errors import ExportError, MissingDependencyError, UsageError
@@ -202,7 +201,7 @@ class _Conversion:
         """Run the file on every picture in its own runtime."""
         logits = self.scratch / "logits.npy"
         self.target.tools.call("run", str(out), str(self.pictures), str(logits))
-        return compare(
+        return self.context.task.compare(
             np.load(logits),
             self.context.reference,
             variant.precision,

@@ -9,7 +9,6 @@ from typing import TypedDict
 
 import onnx
 
-from lavit_deploy.bundle.parity import compare
 from lavit_deploy.export.judging.context import BuildContext, with_precision
 from lavit_deploy.export.judging.divergence import GraphRunner, first_divergent_layer
 from lavit_deploy.export.judging.parity_pictures import ParityPictures
@@ -104,7 +103,9 @@ class Judge:
         """The comparison; failed also if more is lost than allowed, or nothing runs in int8."""
         if graph is None:
             source = self.held_out.source
-            parity = compare(logits, self.context.reference, precision, source=source)
+            parity = self.context.task.compare(
+                logits, self.context.reference, precision, source=source
+            )
         else:
             parity = self.context.verdict(logits, precision, graph)
         # Near ties count as agreement in `compare`; a choice of int8 must not rest on them.

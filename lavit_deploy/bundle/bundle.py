@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from lavit_deploy.common.atomic_files import sha256_of, write_text
 from lavit_deploy.common.errors import BundleError, ConfigError
 from lavit_deploy.manifest import READABLE, Artifact, Manifest
+from lavit_deploy.tasks.catalogue import AnyTask, find_task
 
 MANIFEST_NAME = "manifest.json"
 
@@ -49,11 +51,18 @@ class Bundle:
                 f"{READABLE[-1]}: export the checkpoint again"
             )
         try:
-            return cls(path, Manifest.model_validate(values))
+            bundle = cls(path, Manifest.model_validate(values))
+            find_task(bundle.manifest.task)
         except ValidationError as error:
             raise BundleError(f"{file} is not a valid manifest: {_problems(error)}") from None
         except ConfigError as error:
             raise BundleError(f"{file} holds an impossible model: {error}") from None
+        return bundle
+
+    @cached_property
+    def task(self) -> AnyTask:
+        """What its model's outputs mean."""
+        return find_task(self.manifest.task)
 
     @staticmethod
     def write_manifest(path: Path, manifest: Manifest) -> None:

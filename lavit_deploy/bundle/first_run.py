@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from lavit_deploy.bundle.bundle import Bundle
-from lavit_deploy.bundle.parity import compare
 from lavit_deploy.common.atomic_files import atomic_path, sha256_of
 from lavit_deploy.common.errors import BundleError
 from lavit_deploy.manifest import Artifact, ExtraFile, Parity
@@ -67,7 +66,7 @@ def verify(bundle: Bundle, artifact: Artifact, runtime: Runtime) -> Parity:
     size = min(runtime.max_batch, artifact.batch.optimum)
     parts = [runtime.infer(images[:1])]  # another batch size than the others
     parts += [runtime.infer(images[start : start + size]) for start in range(1, len(images), size)]
-    return compare(
+    return bundle.task.compare(
         np.concatenate(parts),
         reference,
         artifact.precision_requested,

@@ -10,12 +10,12 @@ import numpy as np
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
-from lavit_deploy.bundle.ranking import check_logits, rank
-from lavit_deploy.bundle.selection import Wish, choose
+from lavit_deploy.bundle.selection import Criteria, select
 from lavit_deploy.common.errors import CorruptImageError, UsageError
 from lavit_deploy.manifest import Device
 from lavit_deploy.preprocess import Pixels, Preprocess, prepare
 from lavit_deploy.runtimes.base import Runtime
+from lavit_deploy.tasks.classification import CLASSIFICATION
 
 Ranked = tuple[tuple[str, float], ...]
 """Class and probability, most likely first."""
@@ -45,7 +45,7 @@ def open_runtime(
         MissingDependencyError: its runtime is not installed.
     """
     bundle = _opened(bundle)
-    chosen = choose(bundle, Wish(artifact=artifact, device=device)).artifact
+    chosen = select(bundle, Criteria(artifact=artifact, device=device)).artifact
     return open_artifact(bundle, chosen, device=device, threads=threads)
 
 
@@ -74,7 +74,7 @@ def classify(
 
     Raises:
         ImageError: a picture cannot be used.
-        UsageError: `top_k` or a picture is of the wrong kind.
+        UsageError: `top_k` or a picture is of the wrong kind, or the model does not classify.
         BundleError: nothing in the bundle runs here.
         InferenceError: the runtime failed.
     """
@@ -82,9 +82,10 @@ def classify(
         raise UsageError(f"top_k must be at least 1, given {top_k}")
     bundle = _opened(bundle)
     manifest = bundle.manifest
+    if manifest.task != CLASSIFICATION.name:
+        raise UsageError(f"{bundle.path} is a model for {manifest.task}: it classifies nothing")
     several = isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes)
     given = list(pictures) if several else [pictures]  # type: ignore[call-overload] # a sequence
-    count = min(top_k, len(manifest.classes))
     found: list[Ranked] = []
     with open_runtime(bundle, artifact, device=device) as runtime:
         for start in range(0, len(given), runtime.max_batch):
@@ -93,8 +94,8 @@ def classify(
                 for item in given[start : start + runtime.max_batch]
             ]
             for logits in runtime.infer(np.stack(batch)):  # [B, H, W, 3] -> [B, K]
-                check_logits(logits, len(manifest.classes))
-                best = rank(logits, count)
+                CLASSIFICATION.check(logits, manifest.classes)
+                best = CLASSIFICATION.read(logits, top_k)
                 found.append(tuple((manifest.classes[index], share) for index, share in best))
     return found if several else found[0]
 

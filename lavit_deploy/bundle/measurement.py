@@ -17,7 +17,7 @@ from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.first_run import verify
 from lavit_deploy.bundle.int8_summary import int8_verdict
 from lavit_deploy.bundle.open import open_artifact
-from lavit_deploy.bundle.selection import Wish, obstacle
+from lavit_deploy.bundle.selection import Criteria, obstacle
 from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError, LavitError
@@ -31,7 +31,7 @@ _SECONDS = 12.0  # for each batch size, over all artifacts
 _PROBE_SECONDS = 300
 
 
-def retune(
+def measure(
     bundle: Bundle,
     *,
     device: Device,
@@ -59,9 +59,9 @@ def retune(
         InferenceError: a runtime failed.
     """
     here = Environment.here(distributions())
-    wish = Wish(device=device, agreement=0.0, unverified=True)
-    bundle = _verified(bundle, wish, here, progress)
-    usable = [item for item in bundle.manifest.artifacts if not obstacle(item, wish, here)]
+    criteria = Criteria(device=device, agreement=0.0, unverified=True)
+    bundle = _verified(bundle, criteria, here, progress)
+    usable = [item for item in bundle.manifest.artifacts if not obstacle(item, criteria, here)]
     footprints = {}
     for item in usable:
         progress(f"memory of {item.name}")
@@ -99,23 +99,25 @@ def retune(
     return Bundle(bundle.path, manifest)
 
 
-def _verified(bundle: Bundle, wish: Wish, here: Environment, progress: Progress) -> Bundle:
+def _verified(bundle: Bundle, criteria: Criteria, here: Environment, progress: Progress) -> Bundle:
     """The bundle with every engine that can run here compared here."""
     artifacts = []
     for item in bundle.manifest.artifacts:
-        if item.engine is not None and not obstacle(item, wish, here):
+        if item.engine is not None and not obstacle(item, criteria, here):
             progress(f"parity of {item.name}")
-            artifacts.append(item.model_copy(update={"parity": _parity_here(bundle, item, wish)}))
+            artifacts.append(
+                item.model_copy(update={"parity": _parity_here(bundle, item, criteria)})
+            )
         else:
             artifacts.append(item)
     manifest = bundle.manifest.model_copy(update={"artifacts": tuple(artifacts)})
     return Bundle(bundle.path, manifest)
 
 
-def _parity_here(bundle: Bundle, artifact: Artifact, wish: Wish) -> Parity:
+def _parity_here(bundle: Bundle, artifact: Artifact, criteria: Criteria) -> Parity:
     """Parity of an engine that is run here; one that cannot be loaded or run has failed."""
     try:
-        with open_artifact(bundle, artifact, device=wish.device) as runtime:
+        with open_artifact(bundle, artifact, device=criteria.device) as runtime:
             return verify(bundle, artifact, runtime)
     except LavitError as error:
         return artifact.parity.model_copy(update={"passed": False, "reason": str(error)})
@@ -130,7 +132,7 @@ def _noise(size: int, image_size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (size, *image_size, 3), dtype=np.uint8)
 
 
-def _timing(size: int, seconds: list[float]) -> Latency:
+def _timing(size: int, seconds: list[float]) -> BatchTiming:
     milliseconds = median_ms(seconds)
     return BatchTiming(
         batch=size,

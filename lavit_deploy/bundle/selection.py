@@ -14,7 +14,7 @@ from lavit_deploy.runtimes.specs import find_spec, is_for_servers
 
 
 @dataclass(frozen=True)
-class Wish:
+class Criteria:
     """What the user asks for.
 
     Attributes:
@@ -33,7 +33,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """The artifact to run.
 
     Attributes:
@@ -47,12 +47,12 @@ class Choice:
     notes: tuple[str, ...]
 
 
-def choose(bundle: Bundle, wish: Wish, here: Environment | None = None) -> Choice:
+def select(bundle: Bundle, criteria: Criteria, here: Environment | None = None) -> Selection:
     """Choose an artifact.
 
     Args:
         bundle: an opened bundle.
-        wish: what is asked for.
+        criteria: what is asked for.
         here: this machine; default: ask it.
 
     Raises:
@@ -61,15 +61,15 @@ def choose(bundle: Bundle, wish: Wish, here: Environment | None = None) -> Choic
     """
     here = here or Environment.here()
     manifest = bundle.manifest
-    if wish.artifact != "auto":
-        artifact = bundle.artifact(wish.artifact)
-        why_not = obstacle(artifact, wish, here)
+    if criteria.artifact != "auto":
+        artifact = bundle.artifact(criteria.artifact)
+        why_not = obstacle(artifact, criteria, here)
         if why_not:
             raise (ParityError if not artifact.passed else BundleError)(
                 f"{bundle.path}: {artifact.name} {why_not}"
             )
-        return Choice(artifact, "named", _foreign(bundle, here))
-    obstacles = {item.name: obstacle(item, wish, here) for item in manifest.artifacts}
+        return Selection(artifact, "named", _foreign(bundle, here))
+    obstacles = {item.name: obstacle(item, criteria, here) for item in manifest.artifacts}
     able = [item for item in manifest.artifacts if not obstacles[item.name]]
     if not able:
         reasons = "; ".join(f"{name} {why_not}" for name, why_not in obstacles.items())
@@ -86,33 +86,33 @@ def choose(bundle: Bundle, wish: Wish, here: Environment | None = None) -> Choic
         # What is for a phone was never meant to run here.
         if is_for_servers(item.runtime) and obstacles[item.name] and item.best_rate > best.best_rate
     )
-    return Choice(best, f"{rank}: {rate}", passed_over + _foreign(bundle, here))
+    return Selection(best, f"{rank}: {rate}", passed_over + _foreign(bundle, here))
 
 
-def obstacle(artifact: Artifact, wish: Wish, here: Environment) -> str:
+def obstacle(artifact: Artifact, criteria: Criteria, here: Environment) -> str:
     """Why an artifact cannot be taken here, as a phrase after its name; empty if it can."""
     agreement = min(item.top1_agreement for item in artifact.parities)
     failure = artifact.failure.reason if artifact.failure else ""
     checks = (
         (not artifact.passed, f"failed parity ({failure})"),
         (
-            wish.device not in artifact.devices,
-            f"cannot run on {wish.device}, only on {', '.join(artifact.devices)}",
+            criteria.device not in artifact.devices,
+            f"cannot run on {criteria.device}, only on {', '.join(artifact.devices)}",
         ),
         (
-            wish.runtime not in {"auto", artifact.runtime},
-            f"is for {artifact.runtime}, not {wish.runtime}",
+            criteria.runtime not in {"auto", artifact.runtime},
+            f"is for {artifact.runtime}, not {criteria.runtime}",
         ),
         (bool(unfit := _unfit(artifact, here)), unfit),
         (
-            not wish.unverified and not was_run(artifact),
-            "was built without a GPU and never run: lavit-serve --retune runs and compares it",
+            not criteria.unverified and not was_run(artifact),
+            "was built without a GPU and never run: lavit-serve --measure runs and compares it",
         ),
         (
-            agreement < wish.agreement,
+            agreement < criteria.agreement,
             (
                 f"agrees with float32 in {agreement:.1%} of the pictures, "
-                f"{wish.agreement:.1%} are asked for"
+                f"{criteria.agreement:.1%} are asked for"
             ),
         ),
     )
@@ -138,6 +138,6 @@ def _foreign(bundle: Bundle, here: Environment) -> tuple[str, ...]:
     return (
         (
             f"latencies were measured on another machine ({where}): "
-            "lavit-serve --retune measures again"
+            "lavit-serve --measure measures again"
         ),
     )

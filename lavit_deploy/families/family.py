@@ -52,6 +52,7 @@ class ModelFamily(ABC, Generic[Config]):
 
     Attributes:
         name: in checkpoints and manifests, such as "lavit".
+        task: what the outputs mean, by its name in `lavit_deploy.tasks`.
         config_type: type of the configurations; no other family has it.
         presets: names of well-known sizes; a name is in no other family. Each function takes
             `num_classes` and `image_size`, the side of a square picture in pixels.
@@ -61,6 +62,7 @@ class ModelFamily(ABC, Generic[Config]):
     """
 
     name: ClassVar[str]
+    task: ClassVar[str] = "classification"
     config_type: type[Config]
     presets: Mapping[str, Callable[..., Config]]
     module_parts: Sequence[tuple[str, str]] = ()

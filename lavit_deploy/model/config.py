@@ -63,8 +63,7 @@ class LaViTConfig:
             if isinstance(value, list):  # JSON and checkpoints give lists
                 value = tuple(value)
                 object.__setattr__(self, field.name, value)
-            if isinstance(value, tuple):
-                self._check_tuple(field.name, value)
+            self._check_kind(field.name, str(field.type), value)
         for name in ("in_channels", "num_classes"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
@@ -81,10 +80,23 @@ class LaViTConfig:
                 "has no place on the grid that spatial reduction pools"
             )
 
-    def _check_tuple(self, name: str, value: tuple[Any, ...]) -> None:
+    def _check_kind(self, name: str, kind: str, value: object) -> None:
+        """Refuse a value of another type: checkpoints and command lines give any."""
+        if kind.startswith("tuple"):
+            self._check_tuple(name, value)
+        elif kind == "bool" and not isinstance(value, bool):
+            raise ConfigError(f"{name} is {value!r}; it must be true or false")
+        elif kind == "float" and type(value) not in {int, float}:
+            raise ConfigError(f"{name} is {value!r}; it must be a number")
+
+    def _check_tuple(self, name: str, value: object) -> None:
         length = 2 if name == "image_size" else STAGES
         least = 0 if name == "la_start" else 1
-        if len(value) != length or any(type(item) is not int or item < least for item in value):
+        if (
+            not isinstance(value, tuple)
+            or len(value) != length
+            or any(type(item) is not int or item < least for item in value)
+        ):
             raise ConfigError(
                 f"{name} is {value!r}; it must be {length} whole numbers of at least {least}"
             )

@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING
 from lavit_deploy.common import command_line
 from lavit_deploy.common.environment import available_cores
 from lavit_deploy.common.errors import MissingDependencyError, UsageError
-from lavit_deploy.datasets import DIGITS, open_data
-from lavit_deploy.model.config import PRESETS, preset
-from lavit_deploy.training.plan import Plan, new_plan, read_recipe, recipe_of, resumed_plan
+from lavit_deploy.datasets import DIGITS, FASHION_MNIST, ArrayPictures, open_data
+from lavit_deploy.model.config import PRESETS
+from lavit_deploy.training.plan import (
+    Plan,
+    new_plan,
+    read_recipe,
+    recipe_of,
+    resumed_plan,
+    usual_recipe,
+)
 from lavit_deploy.training.recipe import RECIPES, Recipe, imagenet
 
 if TYPE_CHECKING:
@@ -41,10 +48,18 @@ def make_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what to train")
     what.add_argument(
         "--data",
-        help="folder with train/CLASS/picture and val/CLASS/picture, or the word "
-        f"{DIGITS} (scikit-learn's, 64 pixels)",
+        help="folder with train/CLASS/picture and val/CLASS/picture, or with the four IDX files of "
+        f"a set like MNIST; {DIGITS} (scikit-learn's, 64 pixels); {FASHION_MNIST}[:FOLDER]",
     )
     what.add_argument("--arch", choices=list(PRESETS), help="architecture")
+    what.add_argument(
+        "--model-set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of the architecture in place of the preset's, such as la_start=0,0,2,2; may "
+        "be repeated",
+    )
     what.add_argument("--out", type=Path, required=True, help="folder for everything written")
     what.add_argument(
         "--init-from-pvt",
@@ -61,7 +76,8 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
     shown = imagenet()
     group.add_argument(
         "--recipe",
-        help=f"{', '.join(RECIPES)}, or a recipe.json (by --data: {DIGITS}, imagenet for folders)",
+        help=f"{', '.join(RECIPES)}, or a recipe.json (by --data: its own, imagenet for folders "
+        "of pictures, fashion-mnist for IDX files)",
     )
     group.add_argument(
         "--epochs",
@@ -141,7 +157,7 @@ def _check_data(options: argparse.Namespace) -> int:
 
     if options.data is None:
         raise UsageError("--check-data needs --data")
-    base = read_recipe(options.recipe or (DIGITS if options.data == DIGITS else "imagenet"))
+    base = read_recipe(options.recipe or usual_recipe(options.data))
     data = open_data(options.data, recipe_of(options, base).image_size)
     broken = 0
     for pictures in (data.train, data.held_out):
@@ -207,7 +223,7 @@ def _trainer(
 
     recipe: Recipe = plan.recipe
     data = open_data(plan.data, recipe.image_size)
-    config = preset(plan.arch, num_classes=len(data.classes), image_size=recipe.image_size)
+    config = plan.config(len(data.classes))
     weights = None
     if plan.init_from_pvt is not None and not resumed:
         from lavit_deploy.training.init_from_pvt import load_pvt
@@ -216,7 +232,7 @@ def _trainer(
         weights = converted.state_dict
         for line in converted.report():
             terminal.say(line)
-    in_memory = plan.data == DIGITS
+    in_memory = isinstance(data.train, ArrayPictures)
     workers = options.workers if options.workers is not None else 0 if in_memory else _own_cores()
     trainer = Trainer(
         recipe,

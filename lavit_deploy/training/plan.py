@@ -11,7 +11,8 @@ from typing import Any
 
 from lavit_deploy.common.environment import command_line
 from lavit_deploy.common.errors import UsageError
-from lavit_deploy.datasets import DIGITS
+from lavit_deploy.datasets import DIGITS, FASHION_MNIST, is_idx_folder
+from lavit_deploy.model.config import LaViTConfig, preset
 from lavit_deploy.training.recipe import RECIPES, Recipe
 
 _SHORTHANDS = {"batch_size": "batch_size", "lr": "base_lr", "dp_weight": "dp_weight"}
@@ -26,6 +27,7 @@ class Plan:
         data: what `open_data` takes.
         arch: name of the preset.
         init_from_pvt: checkpoint of an official PVT v1 to begin from, or None.
+        model: fields of the architecture that differ from the preset's.
         recipe: how to train.
         command: the command line that began it.
         threads: CPU threads of each process, None for as many as there are cores.
@@ -33,6 +35,7 @@ class Plan:
 
     data: str
     arch: str
+    model: dict[str, Any]
     init_from_pvt: Path | None
     recipe: Recipe
     command: tuple[str, ...]
@@ -44,9 +47,22 @@ class Plan:
             "command": list(self.command),
             "data": self.data,
             "arch": self.arch,
+            "model": self.model,
             "init_from_pvt": str(self.init_from_pvt) if self.init_from_pvt else None,
             "threads": self.threads,
         }
+
+    def config(self, num_classes: int) -> LaViTConfig:
+        """The architecture: the preset with the fields that differ.
+
+        Raises:
+            ConfigError: an unknown field, or a value that breaks a rule of the architecture.
+        """
+        size = self.recipe.image_size
+        base = preset(self.arch, num_classes=num_classes, image_size=size)
+        if not self.model:
+            return base
+        return LaViTConfig.from_dict({**base.to_dict(), **self.model})
 
 
 def new_plan(options: argparse.Namespace) -> Plan:
@@ -58,15 +74,24 @@ def new_plan(options: argparse.Namespace) -> Plan:
     missing = [f"--{name}" for name in ("data", "arch") if getattr(options, name) is None]
     if missing:
         raise UsageError(f"{' and '.join(missing)} needed (unless --resume continues a training)")
-    base = DIGITS if options.data == DIGITS else "imagenet"
     return Plan(
         data=options.data,
         arch=options.arch,
+        model=model_settings(options.model_set),
         init_from_pvt=options.init_from_pvt,
-        recipe=recipe_of(options, read_recipe(options.recipe or base)),
+        recipe=recipe_of(options, read_recipe(options.recipe or usual_recipe(options.data))),
         command=tuple(command_line()),
         threads=options.threads,
     )
+
+
+def usual_recipe(data: str) -> str:
+    """The recipe for data that names none: small grey pictures are not trained as ImageNet is."""
+    if data == DIGITS:
+        return "digits"
+    if data.partition(":")[0] == FASHION_MNIST or is_idx_folder(Path(data)):
+        return "fashion-mnist"
+    return "imagenet"
 
 
 def resumed_plan(options: argparse.Namespace, state: dict[str, Any]) -> Plan:
@@ -80,6 +105,13 @@ def resumed_plan(options: argparse.Namespace, state: dict[str, Any]) -> Plan:
         raise UsageError(f"the training to resume is of {about['arch']}, --arch is {options.arch}")
     if options.init_from_pvt is not None and str(options.init_from_pvt) != about["init_from_pvt"]:
         raise UsageError("--init-from-pvt is for a new training, this one has its weights")
+    model = about.get("model", {})  # a training of an earlier version has none
+    for name, value in model_settings(options.model_set).items():
+        if model.get(name) != value:
+            raise UsageError(
+                f"--resume cannot change the architecture: --model-set {name} is {value}, the "
+                f"training has {model.get(name, 'that of its preset')}"
+            )
     asked = recipe_of(options, read_recipe(options.recipe) if options.recipe else stored)
     changed = [
         f"{field.name} {getattr(stored, field.name)} -> {getattr(asked, field.name)}"
@@ -91,6 +123,7 @@ def resumed_plan(options: argparse.Namespace, state: dict[str, Any]) -> Plan:
     return Plan(
         data=options.data or about["data"],
         arch=about["arch"],
+        model=model,
         init_from_pvt=Path(about["init_from_pvt"]) if about["init_from_pvt"] else None,
         recipe=stored,
         command=tuple(about["command"]),
@@ -132,12 +165,38 @@ def recipe_of(options: argparse.Namespace, base: Recipe) -> Recipe:
         for option, field in _SHORTHANDS.items()
         if getattr(options, option) is not None
     }
-    for setting in options.set:
+    changes |= _settings(options.set, "--set")
+    return Recipe.from_dict({**base.to_dict(), **changes})
+
+
+_GIVEN_BY_THE_REST = {"image_size": "--set image_size=N", "num_classes": "the data's classes"}
+"""Fields of the architecture that follow from something else."""
+
+
+def model_settings(settings: list[str]) -> dict[str, Any]:
+    """Fields of the architecture from FIELD=VALUE; tuples may be written 0,0,2,2 or [0, 0, 2, 2].
+
+    Raises:
+        UsageError: it is not FIELD=VALUE, or the field follows from something else.
+    """
+    values = _settings(settings, "--model-set")
+    for name, instead in _GIVEN_BY_THE_REST.items():
+        if name in values:
+            raise UsageError(f"--model-set cannot give {name}; it comes from {instead}")
+    return values
+
+
+def _settings(settings: list[str], option: str) -> dict[str, Any]:
+    """FIELD=VALUE: a JSON value, several with commas between them, or a bare word."""
+    values: dict[str, Any] = {}
+    for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator:
-            raise UsageError(f"--set is {setting!r}; it must be FIELD=VALUE")
-        try:
-            changes[name] = json.loads(text)
-        except ValueError:
-            changes[name] = text  # a bare word, such as a precision; the recipe judges it
-    return Recipe.from_dict({**base.to_dict(), **changes})
+            raise UsageError(f"{option} is {setting!r}; it must be FIELD=VALUE")
+        for candidate in (text, f"[{text}]"):
+            try:
+                values[name] = json.loads(candidate)
+                break
+            except ValueError:
+                values[name] = text  # a bare word, such as a precision; its field judges it
+    return values

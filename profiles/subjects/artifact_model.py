@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
-from lavit_deploy.bundle.selection import Wish, choose
+from lavit_deploy.bundle.selection import Criteria, select
 from lavit_deploy.manifest import Artifact
 from lavit_deploy.profiles.counting.cost_records import closed_form_counts, in_order
 from lavit_deploy.profiles.counting.family_architecture import FamilyArchitecture
@@ -33,7 +33,7 @@ def from_bundle(label: str, bundle: Bundle, name: str, settings: RunSettings) ->
     """
     auto = name == "auto"
     artifact = (
-        choose(bundle, Wish(device=settings.device)).artifact if auto else bundle.artifact(name)
+        select(bundle, Criteria(device=settings.device)).artifact if auto else bundle.artifact(name)
     )
     settings.refuse_resizing(label, bundle.manifest.config.image_size)
     return ArtifactModel(label, bundle, artifact, settings)

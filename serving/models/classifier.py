@@ -7,19 +7,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lavit_deploy.bundle.ranking import RankedClasses, check_logits, rank
 from lavit_deploy.common.errors import LavitError, UsageError
 from lavit_deploy.preprocess import Pixels
 from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits
 from lavit_deploy.serving.batching.padding import PaddedSizes
 from lavit_deploy.serving.batching.picture_queue import Inferred, Reservation
 from lavit_deploy.serving.decoding.pool import Decoded, Decoders
-from lavit_deploy.serving.errors import NotReadyError, UnexpectedError, kind_of
+from lavit_deploy.serving.errors import NotReadyError, UnexpectedError, WrongTaskError, kind_of
 from lavit_deploy.serving.models.open_models import OpenedModel
 from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.telemetry.model_metrics import Gauges
 from lavit_deploy.serving.telemetry.timeline import DECODE, INFER, QUEUE, PictureTimeline, Timeline
+from lavit_deploy.tasks.classification import CLASSIFICATION
+from lavit_deploy.tasks.ranking import RankedClasses
 
 _log = logging.getLogger("serving.classifier")
 
@@ -185,11 +186,14 @@ class Classifier:
             hold the others up, and is counted among the errors.
 
         Raises:
+            WrongTaskError: the model does something else than to classify.
             NotReadyError: warming up or stopping.
             OverloadedError: no room for that many pictures.
             PredictedWaitError: they would not be answered before the deadline.
         """
         self._check_warm()
+        if self.model.task is not CLASSIFICATION:
+            raise WrongTaskError(f"{self.model.key} is a model for {self.model.manifest.task}")
         with self._batcher.reserve(len(pictures), deadline) as reservation:
             if len(pictures) == 1:  # most requests: a task of its own would cost more than it does
                 return [await self._classify(pictures[0], top_k, reservation)]
@@ -233,7 +237,7 @@ class Classifier:
                 decoded = await self._decode(picture, reservation, stages)
                 picture, decode_seconds = decoded.pixels, decoded.decode_seconds
             inferred = await _infer(picture, reservation, stages)
-            check_logits(inferred.logits, len(self.classes))
+            self.model.task.check(inferred.logits, self.classes)
         except Exception as error:  # noqa: BLE001 - costs this picture, not the service
             return self._failed(error)
         self._metrics.picture(decode_seconds=decode_seconds, queue_seconds=inferred.queue_seconds)
@@ -250,8 +254,8 @@ class Classifier:
         try:
             decoded = await self._decode(picture, reservation, stages)
             inferred = await _infer(decoded.pixels, reservation, stages)
-            check_logits(inferred.logits, len(self.classes))
-            classes = rank(inferred.logits, top_k)
+            self.model.task.check(inferred.logits, self.classes)
+            classes = CLASSIFICATION.read(inferred.logits, top_k)
         except Exception as error:  # noqa: BLE001 - costs this picture, not the others
             return self._failed(error)
         decode_seconds = decoded.decode_seconds

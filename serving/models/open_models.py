@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from lavit_deploy.bundle.bundle import Bundle
-from lavit_deploy.bundle.measurement import retune, save
+from lavit_deploy.bundle.measurement import measure, save
 from lavit_deploy.bundle.open import open_artifact
-from lavit_deploy.bundle.selection import Choice, Wish, choose
+from lavit_deploy.bundle.selection import Criteria, Selection, select
 from lavit_deploy.manifest import Artifact, Manifest
 from lavit_deploy.runtimes.base import Runtime
 from lavit_deploy.serving.models.status import ModelIdentity
 from lavit_deploy.serving.settings.model_source import ModelKey, ModelSource, keys_of
 from lavit_deploy.serving.settings.settings import ServiceSettings
+from lavit_deploy.tasks.catalogue import AnyTask, find_task
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class OpenedModel:
         artifact: the artifact that was opened.
         runtimes: the artifact, opened once for each instance.
         reopen: opens it once more, its file's hash checked again; blocks, may raise `LavitError`.
-        choice: why this artifact, for the operator.
+        selection: why this artifact, for the operator.
     """
 
     key: ModelKey
@@ -38,7 +39,12 @@ class OpenedModel:
     artifact: Artifact
     runtimes: tuple[Runtime, ...]
     reopen: Callable[[], Runtime]
-    choice: Choice
+    selection: Selection
+
+    @cached_property
+    def task(self) -> AnyTask:
+        """What its outputs mean."""
+        return find_task(self.manifest.task)
 
     @cached_property
     def id(self) -> ModelIdentity:
@@ -90,12 +96,12 @@ def open_model(
         ParityError: what could run failed parity.
         UsageError: more instances than threads.
     """
-    wish = Wish(settings.artifact, settings.runtime, settings.device, settings.agreement)
-    choice = choose(bundle, wish)
+    criteria = Criteria(settings.artifact, settings.runtime, settings.device, settings.agreement)
+    selection = select(bundle, criteria)
     reopen = partial(
         open_artifact,
         bundle,
-        choice.artifact,
+        selection.artifact,
         device=settings.device,
         threads=settings.instance_threads,
         spin=False,  # decoders work on the same cores
@@ -103,16 +109,18 @@ def open_model(
     with ExitStack() as undo:
         runtimes = tuple(undo.enter_context(reopen()) for _ in range(settings.instances))
         undo.pop_all()
-    return OpenedModel(key, source, bundle.manifest, choice.artifact, runtimes, reopen, choice)
+    return OpenedModel(
+        key, source, bundle.manifest, selection.artifact, runtimes, reopen, selection
+    )
 
 
-def retune_all(sources: Sequence[ModelSource], settings: ServiceSettings) -> None:
+def measure_all(sources: Sequence[ModelSource], settings: ServiceSettings) -> None:
     """Measure every artifact of every bundle on this machine, and keep the results in them."""
     for source in sources:
-        bundle = retune(
+        bundle = measure(
             Bundle.open(source.path),
             device=settings.device,
             threads=settings.threads,
-            progress=lambda step: print(f"retune    {step}", flush=True),
+            progress=lambda step: print(f"measure   {step}", flush=True),
         )
         save(bundle)

@@ -18,7 +18,7 @@ import uvicorn
 from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.http.app import create_app
 from lavit_deploy.serving.http.uvicorn_internals import check_uvicorn
-from lavit_deploy.serving.models.open_models import OpenedModel, open_models, retune_all
+from lavit_deploy.serving.models.open_models import OpenedModel, measure_all, open_models
 from lavit_deploy.serving.models.registry import Registry
 from lavit_deploy.serving.process.metrics_files import registry_of_all
 from lavit_deploy.serving.process.signals import take_signals
@@ -62,8 +62,8 @@ def serve(
     check_uvicorn()
     from lavit_deploy.serving.http.connection import Connection  # its import needs what was checked
 
-    if settings.retune:
-        retune_all(settings.sources, settings)
+    if settings.measure:
+        measure_all(settings.sources, settings)
     models = open_models(settings)
     with ExitStack() as stack:
         for model in models:
@@ -283,7 +283,7 @@ def _model_lines(
     settings: ServiceSettings, model: OpenedModel, registry: Registry
 ) -> dict[str, str]:
     """What an operator wants to know about one model, by topic."""
-    manifest, choice = model.manifest, model.choice
+    manifest, selection = model.manifest, model.selection
     called = "" if model.key == (manifest.name, "1") else f"{model.key}: "
     with registry.use(*model.key) as classifier:
         most = classifier.max_batch
@@ -291,8 +291,8 @@ def _model_lines(
     return {
         "model": f"{called}{manifest.name} ({manifest.architecture}, {len(manifest.classes)} "
         f"classes), checkpoint {model.id.checkpoint}",
-        "artifact": f"{choice.artifact.name} on {settings.device}{times}: {choice.reason}",
+        "artifact": f"{selection.artifact.name} on {settings.device}{times}: {selection.reason}",
         "batches": f"at most {most}, waiting at most {settings.max_wait_ms:g} ms; "
         f"{settings.queue} pictures in the house, {registry.decoders} decoders",
-        **({"note": "; ".join(choice.notes)} if choice.notes else {}),
+        **({"note": "; ".join(selection.notes)} if selection.notes else {}),
     }

@@ -137,7 +137,7 @@ class _Supervisor:
         first = worker.number == 1 and not again
         settings = self._settings.of_worker()
         if not first:  # the bundle has the first one's times by now
-            settings = replace(settings, retune=False)
+            settings = replace(settings, measure=False)
         place = WorkerPlace(self._states, worker.number, self._metrics, first)
         worker.process = self._context.Process(
             target=work, args=(settings, place, self._reread), name=f"worker-{worker.number}"

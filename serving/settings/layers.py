@@ -81,13 +81,22 @@ class Field:
     @property
     def name(self) -> str:
         """The key in a file: the option without its dashes."""
-        options = self.action.option_strings
-        return options[0].removeprefix("--") if options else self.action.dest
+        return self.names[0]
 
     @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return PREFIX + self.name.replace("-", "_").upper()
+    def names(self) -> tuple[str, ...]:
+        """The same with the names that it had before."""
+        options = [
+            name.removeprefix("--")
+            for name in self.action.option_strings
+            if not (self._is_switch and name.startswith("--no-"))
+        ]
+        return tuple(options) or (self.action.dest,)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variable of each name."""
+        return tuple(PREFIX + name.replace("-", "_").upper() for name in self.names)
 
     def from_text(self, text: str) -> Any:  # noqa: ANN401 - as many types as settings
         """The value of a variable's text.
@@ -283,7 +292,7 @@ def _flags(
 
 
 def _variables(table: Sequence[Field], environment: Mapping[str, str]) -> _Layer:
-    known = {field.variable: field for field in table}
+    known = {variable: field for field in table for variable in field.variables}
     layer: _Layer = {}
     for variable in sorted(environment):
         if not variable.startswith(PREFIX) or variable == PREFIX + CONFIG.upper():
@@ -297,7 +306,7 @@ def _variables(table: Sequence[Field], environment: Mapping[str, str]) -> _Layer
             raise _unknown("variable", variable, known, "--show-config")
         field = known[variable]
         value = _converted(field.from_text, environment[variable], variable)
-        layer[field.action.dest] = (value, variable)
+        _put(layer, field, value, variable)
     return layer
 
 
@@ -310,7 +319,7 @@ def _file(table: Sequence[Field], path: Path) -> _Layer:
         raise UsageError(f"--config {path} cannot be read: {reason}") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"--config {path} is no TOML: {error}") from None
-    known = {field.name: field for field in table}
+    known = {name: field for field in table for name in field.names}
     layer: _Layer = {}
     for key, value in content.items():
         origin = f"{path} line {_line(text, key)}"
@@ -318,8 +327,16 @@ def _file(table: Sequence[Field], path: Path) -> _Layer:
             raise _unknown(f"key in {origin}:", key, known, "--show-config")
         field = known[key]
         converted = _converted(field.from_toml, value, f"{origin}, {key}")
-        layer[field.action.dest] = (converted, origin)
+        _put(layer, field, converted, origin)
     return layer
+
+
+def _put(layer: _Layer, field: Field, value: object, origin: str) -> None:
+    """Add a setting that may have been given by an older name too."""
+    if field.action.dest in layer:
+        before = layer[field.action.dest][1]
+        raise UsageError(f"{before} and {origin} are one setting: leave out the older name")
+    layer[field.action.dest] = (value, origin)
 
 
 def _line(text: str, key: str) -> int:

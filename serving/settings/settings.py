@@ -30,7 +30,7 @@ class ServiceSettings:
         artifact: name of the artifact to serve, or "auto" for the fastest that passed parity.
         runtime: name of the runtime to use, or "auto" for whichever is fastest.
         agreement: smallest top-1 agreement with the float32 model that is accepted, 0 to 1.
-        retune: measure every usable artifact on this machine first, and keep the result.
+        measure: measure every usable artifact on this machine first, and keep the result.
         device: where the runtime computes.
         threads: threads of each model's instances together; None: the cores this process may use.
         workers: processes that share the port; threads, decoders and the limits of the queue and of
@@ -70,7 +70,7 @@ class ServiceSettings:
     artifact: str = "auto"
     runtime: str = "auto"
     agreement: float = 0.99
-    retune: bool = False
+    measure: bool = False
     device: Device = "cpu"
     threads: int | None = None
     workers: int = 1

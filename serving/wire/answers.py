@@ -13,8 +13,8 @@ from lavit_deploy.serving.wire.schemas import (
     ModelEntry,
     ModelId,
     PictureTiming,
-    Prediction,
 )
+from lavit_deploy.tasks.classification import CLASSIFICATION
 
 
 def picture_answer(
@@ -33,12 +33,7 @@ def picture_answer(
     return ClassifiedPicture(
         index=index,
         name=name,
-        predictions=tuple(
-            [
-                Prediction(label=labels[place], index=place, probability=probability)
-                for place, probability in result.classes
-            ]
-        ),
+        predictions=CLASSIFICATION.answer(result.classes, labels).predictions,
         timing=PictureTiming(
             decode_ms=milliseconds(result.decode_seconds),
             queue_ms=milliseconds(result.queue_seconds),

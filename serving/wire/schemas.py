@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lavit_deploy.serving.wire.problem import PictureProblem
+from lavit_deploy.tasks.classification import Prediction
 
 
 class _Answer(BaseModel):
@@ -23,14 +24,6 @@ class ModelId(_Answer):
         description="First 12 hexadecimal digits of the checkpoint's SHA-256.",
         pattern="^[0-9a-f]{12}$",
     )
-
-
-class Prediction(_Answer):
-    """One class and how likely it is."""
-
-    label: str = Field(description="The class's name.")
-    index: int = Field(description="Its position in the model's output, from 0.", ge=0)
-    probability: float = Field(description="Softmax over all classes.", ge=0, le=1)
 
 
 class PictureTiming(_Answer):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lavit_deploy.bundle.bundle import Bundle
-from lavit_deploy.bundle.measurement import measure_footprint, retune, save
+from lavit_deploy.bundle.measurement import measure, measure_footprint, save
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError
 from lavit_deploy.runtimes.specs import distributions
@@ -29,7 +29,7 @@ def small_pictures(monkeypatch):
 def test_every_artifact_that_passed_is_measured_anew(bundle, monkeypatch):
     monkeypatch.setattr("lavit_deploy.bundle.measurement.measure_footprint", lambda *_, **__: None)
     steps = []
-    tuned = retune(bundle, device="cpu", progress=steps.append).manifest
+    tuned = measure(bundle, device="cpu", progress=steps.append).manifest
     a, b, wrong = tuned.artifacts
     for item in (a, b):
         assert [timing.batch for timing in item.timings] == [1, 2]

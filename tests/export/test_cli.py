@@ -17,8 +17,7 @@ from rich.console import Console
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
-from lavit_deploy.bundle.parity import TOLERANCES, compare
-from lavit_deploy.bundle.selection import Wish, choose
+from lavit_deploy.bundle.selection import Criteria, select
 from lavit_deploy.checkpoint import save_checkpoint
 from lavit_deploy.common.errors import ParityError, UsageError
 from lavit_deploy.export.cli import main, make_parser, read_classes
@@ -38,6 +37,7 @@ from lavit_deploy.export.targets.openvino import OpenVinoTarget, run_openvino
 from lavit_deploy.manifest import BatchRange
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.runtimes.openvino import cpu_precisions
+from lavit_deploy.tasks.logits_parity import TOLERANCES, compare
 
 pytestmark = pytest.mark.slow
 
@@ -148,9 +148,9 @@ def test_failed_parity_ends_in_1_keeps_the_artifact_and_names_the_layer(
     assert "not finite" in fp16.parity.reason
     assert fp16.parity.first_divergent_layer.startswith("stages.2.blocks.1 ")
     assert (out / fp16.file).is_file()
-    assert choose(bundle, Wish()).artifact == fp32
+    assert select(bundle, Criteria()).artifact == fp32
     with pytest.raises(ParityError, match="failed parity"):
-        choose(bundle, Wish("onnx-fp16"))
+        select(bundle, Criteria("onnx-fp16"))
     assert "stages.2.blocks.1" in " ".join(capsys.readouterr().out.split())
 
 
@@ -167,7 +167,7 @@ def test_an_extra_that_fails_parity_does_not_fail_the_export(
     arguments = ["--ckpt", str(tiny_checkpoint_file), "--out"]
     assert main([*arguments, str(out)]) == 0
     assert "openvino-bf16 failed parity" in " ".join(capsys.readouterr().out.split())
-    assert choose(Bundle.open(out), Wish()).artifact.name == "onnx-fp32"
+    assert select(Bundle.open(out), Criteria()).artifact.name == "onnx-fp32"
     assert main([*arguments, str(named), "--target", "openvino"]) == 1
 
 
@@ -183,7 +183,7 @@ def test_bf16_says_that_it_was_not_run_as_it_is(tiny_checkpoint_file, tmp_path):
     assert bf16.timings == ()
     assert "rounded to bf16" in bf16.parity.method
     assert bf16.precision_found == "bf16"
-    assert choose(bundle, Wish(runtime="onnxruntime")).artifact.name == "onnx-fp32"
+    assert select(bundle, Criteria(runtime="onnxruntime")).artifact.name == "onnx-fp32"
 
 
 def test_class_names_are_read_from_text_and_json(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 
 from installed_packages import install  # noqa: F401 - a fixture
 from lavit_deploy.bundle.open import open_artifact
-from lavit_deploy.bundle.selection import Wish, choose
+from lavit_deploy.bundle.selection import Criteria, select
 from lavit_deploy.common.errors import BundleError, UsageError
 from lavit_deploy.runtimes.specs import SPECS, distributions, find_spec, runtime_names
 
@@ -54,7 +54,7 @@ def test_an_added_runtime_is_named_chosen_and_opened(tiny_runtime, write, artifa
         artifact("thirteen", rate=90, runtime="tiny"),
         artifact("fast", rate=30, runtime="tiny"),
     )
-    chosen = choose(bundle, Wish())
+    chosen = select(bundle, Criteria())
     assert chosen.artifact.name == "fast"
     assert chosen.notes == ("thirteen is faster (90 images/s) but has an unlucky name",)
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
@@ -65,7 +65,7 @@ def test_an_added_runtime_is_named_chosen_and_opened(tiny_runtime, write, artifa
 
 def test_without_its_package_the_same_artifact_is_passed_over(write, artifact):
     bundle = write(artifact("slow", rate=10), artifact("fast", rate=30, runtime="tiny"))
-    assert choose(bundle, Wish()).artifact.name == "slow"
+    assert select(bundle, Criteria()).artifact.name == "slow"
     with pytest.raises(BundleError, match="fast is for tiny, which runs on no server"):
         open_artifact(bundle, bundle.artifact("fast"))
 

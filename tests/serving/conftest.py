@@ -21,7 +21,7 @@ from PIL import Image
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
-from lavit_deploy.bundle.selection import Choice, Wish, choose
+from lavit_deploy.bundle.selection import Criteria, Selection, select
 from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.manifest import (
@@ -233,7 +233,7 @@ def make_registry(tmp_path):
             artifact=artifact,
             runtimes=runtimes,
             reopen=reopen or (lambda: runtimes[0]),
-            choice=Choice(artifact, "named", ()),
+            selection=Selection(artifact, "named", ()),
         )
         return Registry([model], settings, metrics), settings, metrics
 
@@ -262,7 +262,7 @@ def make_client(make_registry):
 def client(bundle_path, make_client):
     """The application over the real graph in the real runtime."""
     bundle = Bundle.open(bundle_path)
-    with open_artifact(bundle, choose(bundle, Wish()).artifact, threads=1) as opened:
+    with open_artifact(bundle, select(bundle, Criteria()).artifact, threads=1) as opened:
         yield make_client(opened, max_bytes=200_000, max_pixels=1_000_000, max_files=4)
 
 

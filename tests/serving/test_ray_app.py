@@ -311,7 +311,7 @@ def test_a_replica_has_as_many_threads_as_it_reserves_cores(bundle_path):
         ({"settings": {"bundles": ["x"]}}, r"settings\.bundles is not for a replica: see bundle"),
         ({"models": ("a",)}, r"--model must be NAME\[:VERSION\]=PATH, given .a."),
         ({"settings": {"port": 80}}, r"settings\.port is not for a replica: see http_options"),
-        ({"settings": {"retune": True}}, r"settings\.retune is not for a replica"),
+        ({"settings": {"measure": True}}, r"settings\.measure is not for a replica"),
         ({"settings": {"max_bathc": 4}}, r"settings\.max_bathc is unknown; .* max_batch, "),
         ({"settings": {"queue": "many"}}, r"settings\.queue: Input should be a valid integer"),
         ({"settings": {"queue": 0}}, r"--queue must be more than 0, given 0"),

@@ -8,10 +8,11 @@ import time
 import pytest
 import torch
 
+from idx_sets import idx_set
 from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.common.errors import CheckpointError, DatasetError, UsageError
 from lavit_deploy.training.cli import main, make_parser
-from lavit_deploy.training.plan import read_recipe
+from lavit_deploy.training.plan import read_recipe, usual_recipe
 from lavit_deploy.training.recipe import digits
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,41 @@ def short(folder, tmp_path):
     ]
 
 
+def test_a_preset_s_fields_can_be_set(short, tmp_path):
+    arguments = [*short, "--epochs", "1", "--model-set", "la_start=0,0,0,2"]
+    assert main([*arguments, "--model-set", "attention_residual=false"]) == 0
+    loaded = load_checkpoint(tmp_path / "out" / "best.pth")
+    assert loaded.config.la_start == (0, 0, 0, 2)
+    assert not loaded.config.attention_residual
+    with pytest.raises(UsageError, match=r"--model-set la_start is \[0, 0, 2, 2\], the training"):
+        main([*short[4:6], "--resume", "--model-set", "la_start=0,0,2,2"])
+    assert main([*short[4:6], "--resume", "--model-set", "la_start=0,0,0,2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("depths=3", "depths is 3; it must be 4 whole numbers"),
+        ("attention_residual=no", "attention_residual is 'no'; it must be true or false"),
+        ("residual_scale_init=much", "residual_scale_init is 'much'; it must be a number"),
+        ("deep=3", "unknown keys"),
+        ("num_classes=3", "it comes from the data's classes"),
+        ("la_start", "--model-set is 'la_start'; it must be FIELD=VALUE"),
+    ],
+)
+def test_a_field_that_makes_no_model_is_refused(short, setting, message):
+    with pytest.raises(UsageError, match=message):
+        main([*short, "--model-set", setting])
+
+
+def test_data_brings_its_recipe(tmp_path):
+    idx_set(tmp_path)
+    assert usual_recipe(str(tmp_path)) == "fashion-mnist"
+    assert usual_recipe(f"fashion-mnist:{tmp_path}") == "fashion-mnist"
+    assert usual_recipe("digits") == "digits"
+    assert usual_recipe(str(tmp_path / "pictures")) == "imagenet"
+
+
 def test_the_command_line_is_this():
     options = {
         option
@@ -41,6 +77,7 @@ def test_the_command_line_is_this():
         "--version",
         "--data",
         "--arch",
+        "--model-set",
         "--out",
         "--init-from-pvt",
         "--recipe",

@@ -17,7 +17,7 @@ def test_the_mobile_form_predicts_what_the_model_predicts(tiny_model, tiny_prepr
     with torch.inference_mode():
         found = [form(torch.from_numpy(picture[None])).numpy() for picture in pictures]
     expected = reference_logits(tiny_model, pictures, tiny_preprocess)
-    # Both round to float32, in different orders (see lavit_deploy.bundle.parity).
+    # Both round to float32, in different orders (see lavit_deploy.tasks.logits_parity).
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-4 * abs(expected).max())
 
 

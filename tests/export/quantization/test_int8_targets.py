@@ -3,7 +3,7 @@ import importlib.util
 import pytest
 
 from lavit_deploy.bundle.bundle import Bundle
-from lavit_deploy.bundle.selection import Wish, choose
+from lavit_deploy.bundle.selection import Criteria, select
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.export.cli import main
 
@@ -100,7 +100,7 @@ def test_where_a_bfloat16_rest_cannot_hold_the_file_is_made_for_float32(
 
 
 def test_int8_is_chosen_only_where_it_agrees_enough(bundle):
-    chosen = choose(bundle, Wish(agreement=1.0)).artifact
+    chosen = select(bundle, Criteria(agreement=1.0)).artifact
     assert chosen.parity.top1_agreement == 1.0
     assert chosen.passed
 
@@ -117,7 +117,7 @@ def test_a_loss_above_max_drop_fails_the_artifact_and_float_stays(
     assert main([*arguments, "--target", "onnx", "--out", str(out), "--batch", "1", "2", "2"]) == 1
     made = Bundle.open(out)
     assert "loses 10.00 points, allowed 0.50" in made.artifact("onnx-int8").parity.reason
-    assert choose(made, Wish()).artifact.name == "onnx-fp32"
+    assert select(made, Criteria()).artifact.name == "onnx-fp32"
 
 
 def test_the_manifest_says_whether_int8_is_faster_and_accurate(bundle):

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lavit_deploy.bundle.bundle import Bundle
-from lavit_deploy.bundle.selection import Wish, choose
+from lavit_deploy.bundle.selection import Criteria, select
 from lavit_deploy.common.errors import BundleError, ExportError, UsageError
 from lavit_deploy.common.gpu import find_gpu
 from lavit_deploy.export.cli import main
@@ -173,7 +173,7 @@ def test_tensorrt_is_left_out_without_a_gpu_and_refused_by_name():
 @needs_no_gpu
 def test_an_exported_engine_does_not_claim_to_have_run(tiny_checkpoint_file, tmp_path, monkeypatch):
     # Engines are not timed on a CPU, and the other artifacts' timings are tested elsewhere.
-    monkeypatch.setattr("lavit_deploy.export.pipeline.retune", lambda bundle, **_options: bundle)
+    monkeypatch.setattr("lavit_deploy.export.pipeline.measure", lambda bundle, **_options: bundle)
     out = tmp_path / "b"
     arguments = ["--ckpt", str(tiny_checkpoint_file), "--fp16", "--out", str(out), "--batch"]
     arguments += ["1", "2", "4", "--target", "tensorrt-rtx", "--compute-capability", "8.6", "8.9"]
@@ -187,11 +187,11 @@ def test_an_exported_engine_does_not_claim_to_have_run(tiny_checkpoint_file, tmp
     assert fp16.timings == ()
     assert fp16.parity.method.startswith("not run: the graph it was built from")
     assert 0 < tf32.parity.max_difference < fp16.parity.max_difference * 100
-    assert choose(bundle, Wish()).artifact.runtime == "onnxruntime"
+    assert select(bundle, Criteria()).artifact.runtime == "onnxruntime"
     with pytest.raises(BundleError, match="cannot run on cpu, only on cuda"):
-        choose(bundle, Wish("tensorrt-rtx-fp16"))
+        select(bundle, Criteria("tensorrt-rtx-fp16"))
     with pytest.raises(BundleError, match="needs an NVIDIA GPU, and there is none here"):
-        choose(bundle, Wish("tensorrt-rtx-fp16", device="cuda"))
+        select(bundle, Criteria("tensorrt-rtx-fp16", device="cuda"))
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["artifacts"][-1]["engine"]["precision_source"] == "network layers"
 

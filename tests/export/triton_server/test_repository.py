@@ -16,7 +16,6 @@ from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2
 
 from lavit_deploy.bundle.bundle import Bundle
-from lavit_deploy.bundle.parity import TOLERANCES
 from lavit_deploy.common.errors import ExportError, UsageError
 from lavit_deploy.export.cli import main
 from lavit_deploy.export.triton_server.config import config_text
@@ -30,6 +29,7 @@ from lavit_deploy.export.triton_server.repository import (
 from lavit_deploy.manifest import BatchRange, Engine
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 from lavit_deploy.runtimes.openvino import OpenVinoRuntime
+from lavit_deploy.tasks.logits_parity import TOLERANCES
 
 pytestmark = pytest.mark.slow
 

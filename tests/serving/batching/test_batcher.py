@@ -5,15 +5,13 @@ import asyncio
 import numpy as np
 import pytest
 
+from event_loop import FOREVER, PATIENCE, entered, run, settled
 from lavit_deploy.common.errors import InferenceError
 from lavit_deploy.serving.batching.backoff import Backoff
 from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits
 from lavit_deploy.serving.batching.padding import PaddedSizes
 from lavit_deploy.serving.batching.runtime_instance import FAILURES_UNTIL_BROKEN
 from lavit_deploy.serving.errors import NotReadyError, OverloadedError
-
-PATIENCE = 30.0
-FOREVER = 3600.0  # a wait that no test would survive
 
 
 def black():
@@ -42,27 +40,9 @@ def make_several(
     return batcher, batches, restarts
 
 
-async def entered(runtime):
-    assert await asyncio.to_thread(runtime.entered.acquire, timeout=PATIENCE)
-
-
-async def settled():
-    """Let every task that can run, run."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
 async def one(batcher, pixels=None):
     with batcher.reserve(1) as places:
         return await places.infer(black() if pixels is None else pixels)
-
-
-def run(main):
-    async def limited():
-        async with asyncio.timeout(PATIENCE):
-            await main()
-
-    asyncio.run(limited())
 
 
 def test_a_lone_picture_does_not_wait_when_the_runtime_is_idle(runtime):

@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from event_loop import FOREVER, PATIENCE, entered, run
 from lavit_deploy.common.errors import InferenceError
 from lavit_deploy.serving.batching.backoff import Backoff
 from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits
@@ -12,8 +13,6 @@ from lavit_deploy.serving.batching.padding import PaddedSizes
 from lavit_deploy.serving.batching.runtime_instance import FAILURES_UNTIL_BROKEN
 from lavit_deploy.serving.errors import NotReadyError
 
-PATIENCE = 30.0
-FOREVER = 3600.0
 SHORT = 0.05  # of a batch, where the test wants it to be too long
 
 
@@ -44,26 +43,9 @@ def make():
     return build
 
 
-def run(main):
-    async def limited():
-        async with asyncio.timeout(PATIENCE):
-            await main()
-
-    asyncio.run(limited())
-
-
 async def one(batcher):
     with batcher.reserve(1) as places:
         return await places.infer(np.zeros((64, 64, 3), dtype=np.uint8))
-
-
-async def entered(runtime):
-    assert await asyncio.to_thread(runtime.entered.acquire, timeout=PATIENCE)
-
-
-async def settled():
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def break_it(batcher, runtime):

@@ -164,7 +164,7 @@ def test_nothing_is_written_where_nothing_can_be(pod, container):
         assert {mount["name"] for mount in mounts.values()} == {
             volume["name"] for volume in pod["volumes"]
         }
-    assert not settings.retune  # it would write into the bundle
+    assert not settings.measure  # it would write into the bundle
 
 
 def test_the_command_of_the_container_starts_and_its_probes_are_answered(

@@ -65,10 +65,21 @@ def test_what_is_given_as_default_still_counts_as_given():
 
 
 def test_a_switch_can_be_turned_off_again(write):
-    path = write("retune = true\n")
-    assert effective("b", "--config", str(path)).settings().retune is True
-    assert effective("b", "--config", str(path), LAVIT_SERVE_RETUNE="0").settings().retune is False
-    assert effective("b", "--no-retune", LAVIT_SERVE_RETUNE="true").settings().retune is False
+    path = write("measure = true\n")
+    assert effective("b", "--config", str(path)).settings().measure is True
+    assert (
+        effective("b", "--config", str(path), LAVIT_SERVE_MEASURE="0").settings().measure is False
+    )
+    assert effective("b", "--no-measure", LAVIT_SERVE_MEASURE="true").settings().measure is False
+
+
+def test_a_setting_is_still_known_by_the_name_it_had(write):
+    assert effective("b", "--retune").settings().measure is True
+    assert effective("b", "--config", str(write("retune = true\n"))).settings().measure is True
+    assert effective("b", LAVIT_SERVE_RETUNE="true").settings().measure is True
+    assert "measure = true" in effective("b", "--retune").toml()
+    with pytest.raises(UsageError, match="LAVIT_SERVE_MEASURE and LAVIT_SERVE_RETUNE are one"):
+        effective("b", LAVIT_SERVE_RETUNE="true", LAVIT_SERVE_MEASURE="true")
 
 
 def test_lists_come_as_words_commas_or_arrays(write):
@@ -95,7 +106,7 @@ def test_every_setting_has_a_key_a_variable_and_an_origin():
     for field in found.fields:
         options = field.action.option_strings
         assert not options or f"--{field.name}" == options[0]
-        assert field.variable == "LAVIT_SERVE_" + field.name.upper().replace("-", "_")
+        assert field.variables[0] == "LAVIT_SERVE_" + field.name.upper().replace("-", "_")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +118,7 @@ def test_every_setting_has_a_key_a_variable_and_an_origin():
         ('\nport = "80"', r"line 2, port: given '80', valid is a whole number"),
         ("port = true", "line 1, port: given True, valid is a whole number"),
         ("port = 1.5", "line 1, port: given 1.5, valid is a whole number"),
-        ("retune = 1", "retune: given 1, valid is true or false"),
+        ("measure = 1", "measure: given 1, valid is true or false"),
         ('device = "tpu"', "device: given 'tpu', valid is one of cpu, cuda"),
         ("host = 1", "host: given 1, valid is text in quotes"),
         ('bundles = "b"', "bundles: given 'b', valid is a list of strings"),
@@ -128,7 +139,7 @@ def test_what_is_wrong_in_the_file_is_named_with_its_line(write, text, message):
         ({"PROT": "1"}, r"unknown variable LAVIT_SERVE_PROT; did you mean LAVIT_SERVE_PORT\?"),
         ({"PORT": "x"}, "LAVIT_SERVE_PORT: given 'x', valid is a whole number"),
         ({"MAX_WAIT_MS": ""}, "LAVIT_SERVE_MAX_WAIT_MS: given '', valid is a number"),
-        ({"RETUNE": "maybe"}, "LAVIT_SERVE_RETUNE: given 'maybe', valid is true or false"),
+        ({"MEASURE": "maybe"}, "LAVIT_SERVE_MEASURE: given 'maybe', valid is true or false"),
         ({"BUNDLES": "'a"}, 'LAVIT_SERVE_BUNDLES: given "\'a", valid is words'),
         ({"PORT": "70000"}, r"given 70000 \(--port is from LAVIT_SERVE_PORT\)"),
         ({"PORT": "tcp://10.0.0.1:80"}, "set by Kubernetes for a Service called lavit-serve"),
@@ -149,7 +160,7 @@ def test_what_is_wrong_in_the_environment_is_named_by_its_variable(variables, me
         (["--port", "x"], "--port: given 'x', valid is a whole number"),
         (["--device", "tpu"], "--device: given 'tpu', valid is one of cpu, cuda"),
         (["--port"], "argument --port: expected one argument"),
-        (["--retune=x"], "--retune"),
+        (["--measure=x"], "--measure"),
         (["--port", "-1"], "--port must be 0..65535, given -1$"),
     ],
 )
@@ -165,15 +176,15 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_s
 @given(
     port=st.integers(0, 65535),
     wait=st.floats(0, 60_000),
-    retune=st.booleans(),
+    measure=st.booleans(),
     bundle=TEXT.filter(lambda text: not text.startswith("-") and "\0" not in text),
     threads=st.none() | st.integers(1, 99),
 )
 def test_what_show_config_prints_is_a_file_that_says_the_same(
-    tmp_path_factory, port, wait, retune, bundle, threads
+    tmp_path_factory, port, wait, measure, bundle, threads
 ):
     arguments = ["--port", str(port), "--max-wait-ms", repr(wait), bundle]
-    arguments += ["--retune"] if retune else []
+    arguments += ["--measure"] if measure else []
     arguments += ["--threads", str(threads)] if threads else []
     before = effective(*arguments)
     path = tmp_path_factory.mktemp("show") / "shown.toml"

@@ -92,6 +92,8 @@ def test_the_command_line_is_pinned():
         "--artifact",
         "--runtime",
         "--agreement",
+        "--measure",
+        "--no-measure",
         "--retune",
         "--no-retune",
         "--config",

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavit_deploy.bundle.ranking import check_logits, rank
 from lavit_deploy.common.errors import InferenceError
+from lavit_deploy.tasks.ranking import check_logits, rank
 
 LOGITS = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=50)
 

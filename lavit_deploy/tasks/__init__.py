@@ -1,0 +1,1 @@
+"""What a model's outputs mean: how they are read, compared with the reference, and answered."""
