@@ -12,7 +12,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,12 +56,12 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         with path.open("rb") as plain:
             compressed = plain.read(2) == b"\x1f\x8b"
         with gzip.open(path) if compressed else path.open("rb") as file:
-            return _array(file, path)
+            return _array(cast("IO[bytes]", file), path)
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from None
 
 
-def _array(file: BinaryIO, path: Path) -> npt.NDArray[np.uint8]:
+def _array(file: IO[bytes], path: Path) -> npt.NDArray[np.uint8]:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= _MOST_DIMENSIONS:
         raise DatasetError(f"{path} is no IDX file: it begins with {magic.hex(' ') or 'nothing'}")
