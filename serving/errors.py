@@ -19,6 +19,7 @@ LavitError
 │   ├── UnsupportedBodyError   a content type or encoding not taken here   HTTP 415
 │   ├── InvalidParameterError  a value out of its range                    HTTP 422
 │   ├── ModelRefusedError      a bundle that cannot be served; says why    HTTP 422
+│   ├── WrongTaskError         the model does something else               HTTP 422
 │   ├── HeadTooLargeError      the path and the headers are too long       HTTP 431
 │   └── ClientGoneError        the client closed the connection            HTTP 499, in logs only
 ├── DecodingTimeoutError       a picture takes too long (an ImageError)    HTTP 422

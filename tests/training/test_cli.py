@@ -193,7 +193,7 @@ def test_broken_pictures_are_listed_without_training(short, folder, tmp_path, ca
         (
             ["--out", "o", "--data", "digits", "--arch", "lavit_micro", "--recipe", "best"],
             UsageError,
-            "no recipe 'best': there are digits, imagenet, or a recipe.json",
+            "no recipe 'best': there are digits, fashion-mnist, imagenet, or a recipe.json",
         ),
         (
             ["--out", "o", "--data", "nowhere", "--arch", "lavit_micro"],
