@@ -1,4 +1,4 @@
-"""What all four commands and all errors have in common."""
+"""What all commands and all errors have in common."""
 
 import errno
 import inspect
@@ -13,6 +13,7 @@ from lavit_deploy.common import command_line, environment, errors
 HEAVY = ("torch", "onnx", "onnxruntime", "transformers", "sklearn", "fastapi", "rich")
 COMMANDS = {
     "lavit-export": "lavit_deploy.export.cli",
+    "lavit-predict": "lavit_deploy.prediction.cli",
     "lavit-profile": "lavit_deploy.profiles.cli",
     "lavit-serve": "lavit_deploy.serving.cli",
     "lavit-train": "lavit_deploy.training.cli",

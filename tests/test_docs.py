@@ -49,6 +49,7 @@ def test_every_link_between_pages_leads_somewhere(page):
 
 COMMANDS = {
     "lavit-export": "lavit_deploy.export.cli",
+    "lavit-predict": "lavit_deploy.prediction.cli",
     "lavit-profile": "lavit_deploy.profiles.cli",
     "lavit-serve": "lavit_deploy.serving.cli",
     "lavit-train": "lavit_deploy.training.cli",
