@@ -10,14 +10,16 @@ from typing import Literal
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.checkpoint import Checkpoint, load_checkpoint
 from lavit_deploy.common.errors import UsageError
+from lavit_deploy.export.confidence import HeldOut
 from lavit_deploy.export.judging.parity_pictures import folder_pictures, sample_pictures
 from lavit_deploy.export.pipeline import ExportJob, check_destination, export_bundle
 from lavit_deploy.export.plan import make_plan
-from lavit_deploy.export.quantization.calibration import open_split
+from lavit_deploy.export.quantization.calibration import open_held_out, open_split
 from lavit_deploy.export.quantization.options import Quantize
 from lavit_deploy.export.request import (
     BATCH,
     MAX_DROP,
+    MAX_REFUSED,
     TARGETS,
     EngineOptions,
     NarrowMlp,
@@ -38,6 +40,7 @@ def export_checkpoint(
     calibration: str | None = None,
     evaluation: str | None = None,
     max_drop: float = MAX_DROP,
+    max_refused: float = MAX_REFUSED,
     batch: tuple[int, int, int] = BATCH,
     arch: str | None = None,
     use_ema: bool = False,
@@ -63,8 +66,10 @@ def export_checkpoint(
         half: "fp16" or "bf16" besides float32.
         mobile: also every mobile format whose packages are there.
         calibration: int8 too, calibrated on this folder of pictures, or on "digits".
-        evaluation: the same for the pictures that int8 is judged on; default: a part of those.
+        evaluation: held-out pictures, the same way: int8 is judged on them (default: on a part of
+            `calibration`), and where they have labels, confidence is fitted on them.
         max_drop: points of accuracy (without labels: of agreement) that int8 may lose.
+        max_refused: percent of labelled held-out pictures that may be answered as unknown.
         batch: smallest, optimised and largest batch.
         arch: preset of a bare state_dict; default: found by its shapes.
         use_ema: take the averaged weights.
@@ -101,6 +106,7 @@ def export_checkpoint(
         calibration=calibration,
         evaluation=evaluation,
         max_drop=max_drop,
+        max_refused=max_refused,
         batch=batch,
         name=name,
         parity_images=Path(parity_images) if parity_images else None,
@@ -129,6 +135,7 @@ def prepare(
     calibration: str | None = None,
     evaluation: str | None = None,
     max_drop: float = MAX_DROP,
+    max_refused: float = MAX_REFUSED,
     batch: tuple[int, int, int] = BATCH,
     name: str | None = None,
     parity_images: Path | None = None,
@@ -155,6 +162,7 @@ def prepare(
         batch=_batch_range(*batch),
         name=name or checkpoint.file.stem,
         fold=fold,
+        held_out=_held_out(checkpoint, evaluation, quantize, max_refused),
     )
 
 
@@ -170,13 +178,26 @@ def _quantize(
     checkpoint: Checkpoint, calibration: str | None, evaluation: str | None, max_drop: float
 ) -> Quantize | None:
     if calibration is None:
-        if evaluation is not None:
-            raise UsageError("pictures to judge int8 on are given, and none to calibrate it on")
         return None
     if not 0.0 <= max_drop <= 100.0:
         raise UsageError(f"--max-drop {max_drop}: expected points, 0 to 100")
     split = open_split(calibration, evaluation, checkpoint.preprocess, checkpoint.classes)
     return Quantize(split, max_drop)
+
+
+def _held_out(
+    checkpoint: Checkpoint, evaluation: str | None, quantize: Quantize | None, max_refused: float
+) -> HeldOut | None:
+    """What confidence is fitted on; None where no pictures were named for it."""
+    if not 0.0 <= max_refused < 100.0:
+        raise UsageError(f"--max-refused {max_refused}: expected percent, 0 to less than 100")
+    if evaluation is None:
+        return None
+    if quantize is not None:
+        pictures = quantize.split.held_out
+    else:
+        pictures = open_held_out(evaluation, checkpoint.preprocess, checkpoint.classes)
+    return HeldOut(pictures, max_refused / 100.0)
 
 
 def _batch_range(minimum: int, optimum: int, maximum: int) -> BatchRange:

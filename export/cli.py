@@ -16,6 +16,7 @@ from lavit_deploy.common.errors import MissingDependencyError, UsageError
 from lavit_deploy.export.request import (
     BATCH,
     MAX_DROP,
+    MAX_REFUSED,
     TARGETS,
     EngineOptions,
     LessAttention,
@@ -80,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--eval",
         metavar="DIR",
-        help="held-out pictures that int8 is judged on (default: digits for digits, a fifth of a "
+        help="held-out pictures: int8 is judged on them (default: digits for digits, a fifth of a "
         "folder)",
     )
     what.add_argument(
@@ -90,6 +91,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="POINTS",
         help="points of accuracy (without labels: agreement) that int8 may lose; the most "
         "sensitive blocks return to float until it holds",
+    )
+    what.add_argument(
+        "--max-refused",
+        type=float,
+        default=MAX_REFUSED,
+        metavar="PERCENT",
+        help="percent of labelled pictures of --eval that may be answered as unknown; 0: no "
+        "picture is ever unknown",
     )
     what.add_argument(
         "--no-fold",
@@ -166,6 +175,7 @@ def main(arguments: Sequence[str] | None) -> int:
         calibration=options.calib,
         evaluation=options.eval,
         max_drop=options.max_drop,
+        max_refused=options.max_refused,
         batch=tuple(options.batch),
         name=options.name,
         parity_images=options.parity_images,
@@ -174,7 +184,7 @@ def main(arguments: Sequence[str] | None) -> int:
     )
     terminal = Console()
     console.print_plan(terminal, job, out)
-    with console.progress_bar(terminal, pipeline.step_names(job.plan)) as progress:
+    with console.progress_bar(terminal, pipeline.step_names(job)) as progress:
         bundle = pipeline.export_bundle(job, out, force=options.force, progress=progress)
     console.print_result(terminal, job, bundle, time.perf_counter() - start)
     failed = {item.name for item in bundle.manifest.artifacts if not item.passed}
@@ -194,13 +204,13 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 def _check_int8(options: argparse.Namespace) -> None:
-    """Refuse calibration without --int8, and --int8 without calibration.
+    """Refuse --calib without --int8, and --int8 without --calib.
 
     Raises:
         UsageError: as said.
     """
-    if not options.int8 and (options.calib or options.eval):
-        raise UsageError("--calib and --eval are for --int8, which is not given")
+    if not options.int8 and options.calib:
+        raise UsageError("--calib is for --int8, which is not given")
     if options.int8 and options.calib is None:
         raise UsageError("--int8 needs --calib DIR, a folder of real pictures, or --calib digits")
 

@@ -17,7 +17,7 @@ from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.export.request import TRITON
 from lavit_deploy.export.triton_server.repository import FOLDER, model_name, obstacles
 from lavit_deploy.folding.fold import Folding
-from lavit_deploy.manifest import Artifact
+from lavit_deploy.manifest import Artifact, Manifest
 from lavit_deploy.runtimes.specs import is_for_servers
 
 if TYPE_CHECKING:
@@ -127,10 +127,35 @@ def print_result(console: Console, job: ExportJob, bundle: Bundle, seconds: floa
         _say(console, f"[red]{name} was not built[/red]: {escape(reason)}")
     if manifest.int8 is not None:
         _say(console, escape(manifest.int8))
+    _print_confidence(console, manifest)
     if job.plan.triton_repository and TRITON not in manifest.not_built:
         _print_triton(console, bundle)
     if any(item.passed and not _is_mobile(item) for item in manifest.artifacts):
         _say(console, f"next: [bold]lavit-serve {escape(str(bundle.path))}[/bold]")
+
+
+def _print_confidence(console: Console, manifest: Manifest) -> None:
+    """What was fitted on held-out pictures with labels; nothing where none were given."""
+    if manifest.no_confidence:
+        _say(
+            console,
+            f"[yellow]no confidence was fitted[/yellow]: {escape(manifest.no_confidence)}; "
+            "probabilities are the plain softmax",
+        )
+    if (fitted := manifest.confidence) is None:
+        return
+    _say(
+        console,
+        f"confidence: temperature {fitted.temperature:.3g} on {fitted.pictures:,} pictures "
+        f"({escape(fitted.source)}); calibration error {fitted.error_before:.2%} -> "
+        f"{fitted.error:.2%}",
+    )
+    if fitted.unknown_below is not None:
+        _say(
+            console,
+            f"unknown: pictures whose logits have a log-sum-exp below {fitted.unknown_below:.4g}, "
+            f"{fitted.max_refused:.1%} of those",
+        )
 
 
 def _print_doubts(console: Console, item: Artifact) -> None:

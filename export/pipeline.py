@@ -18,6 +18,7 @@ from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.atomic_files import atomic_directory
 from lavit_deploy.common.environment import Environment, command_line
 from lavit_deploy.common.errors import ExportError, UsageError
+from lavit_deploy.export.confidence import HeldOut, draw_into
 from lavit_deploy.export.judging.context import BuildContext
 from lavit_deploy.export.judging.parity_pictures import ParityPictures
 from lavit_deploy.export.judging.reference import reference_logits
@@ -26,8 +27,12 @@ from lavit_deploy.export.request import TRITON
 from lavit_deploy.export.targets.target import NotBuilt, Progress
 from lavit_deploy.export.triton_server.repository import check_names, write_repository
 from lavit_deploy.folding.fold import Folding
-from lavit_deploy.manifest import Artifact, BatchRange, CheckpointRecord, Manifest
+from lavit_deploy.manifest import Artifact, BatchRange, CheckpointRecord, Confidence, Manifest
 from lavit_deploy.runtimes.specs import distributions
+from lavit_deploy.tasks.confidence import NoConfidenceError
+
+_CONFIDENCE = "confidence"
+"""The step that fits it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class ExportJob:
         batch: batch sizes of the artifacts.
         name: the model's name.
         fold: apply the exact rewrites of `lavit_deploy.folding`; else export the literal graph.
+        held_out: what confidence is fitted on; None: it is not.
     """
 
     checkpoint: Checkpoint
@@ -49,6 +55,7 @@ class ExportJob:
     batch: BatchRange
     name: str
     fold: bool = True
+    held_out: HeldOut | None = None
 
     @cached_property
     def model(self) -> nn.Module:
@@ -71,11 +78,12 @@ class ExportJob:
         return self.checkpoint.family.fold(self.model, self.checkpoint.preprocess)
 
 
-def step_names(plan: BuildPlan) -> list[str]:
+def step_names(job: ExportJob) -> list[str]:
     """Every step that `export_bundle` will report, in order."""
-    labels = [label for target in plan.targets for label in target.labels]
-    last = [TRITON] if plan.triton_repository else []
-    return ["reference logits", *labels, "latency and memory", *last]
+    fitting = [_CONFIDENCE] if job.held_out else []
+    labels = [label for target in job.plan.targets for label in target.labels]
+    last = [TRITON] if job.plan.triton_repository else []
+    return ["reference logits", *fitting, *labels, "latency and memory", *last]
 
 
 def export_bundle(job: ExportJob, out: Path, *, force: bool, progress: Progress) -> Bundle:
@@ -102,6 +110,7 @@ def export_bundle(job: ExportJob, out: Path, *, force: bool, progress: Progress)
     folding = job.folding
     progress("reference logits")
     reference = reference_logits(job.model, job.pictures.images, job.checkpoint.preprocess)
+    confidence = _confidence(job, progress)
     with atomic_directory(out) as folder:
         context = BuildContext(
             job.checkpoint,
@@ -116,7 +125,9 @@ def export_bundle(job: ExportJob, out: Path, *, force: bool, progress: Progress)
             item for target in job.plan.targets for item in target.build(context, folder, progress)
         ]
         progress("latency and memory")
-        Bundle.write_manifest(folder, _manifest(job, made))
+        Bundle.write_manifest(folder, _manifest(job, made, confidence))
+        if isinstance(confidence, Confidence):
+            draw_into(folder, confidence)
         save(measure(Bundle.open(folder), device=job.plan.device))
         if job.plan.triton_repository:
             progress(TRITON)
@@ -157,7 +168,20 @@ def check_destination(out: Path, *, force: bool) -> None:
         raise UsageError(f"{out} exists: --force replaces it, --out writes elsewhere")
 
 
-def _manifest(job: ExportJob, made: list[Artifact | NotBuilt]) -> Manifest:
+def _confidence(job: ExportJob, progress: Progress) -> Confidence | str | None:
+    """What was fitted, why nothing was, or None where no pictures are given."""
+    if job.held_out is None:
+        return None
+    progress(_CONFIDENCE)
+    try:
+        return job.held_out.confidence(job.model, job.checkpoint.preprocess)
+    except NoConfidenceError as error:
+        return str(error)
+
+
+def _manifest(
+    job: ExportJob, made: list[Artifact | NotBuilt], confidence: Confidence | str | None
+) -> Manifest:
     checkpoint = job.checkpoint
     return Manifest(
         project_version=__version__,
@@ -173,6 +197,8 @@ def _manifest(job: ExportJob, made: list[Artifact | NotBuilt]) -> Manifest:
         ),
         artifacts=tuple(item for item in made if isinstance(item, Artifact)),
         not_built={item.name: item.reason for item in made if isinstance(item, NotBuilt)},
+        confidence=confidence if isinstance(confidence, Confidence) else None,
+        no_confidence=confidence if isinstance(confidence, str) else "",
         environment=Environment.here(distributions()),
         command=tuple(command_line()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

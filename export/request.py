@@ -34,7 +34,8 @@ BATCH = (1, 8, 64)
 """Batch sizes of artifacts: the smallest, the one that they are optimised for, the largest."""
 MAX_DROP = 0.5
 """Points of accuracy that int8 may lose on held-out pictures."""
-
+MAX_REFUSED = 5.0
+"""Percent of known pictures that may be answered as unknown."""
 
 LessAttention = Literal["native", "plugin", "auto"]
 """Less-attention layers as ONNX operators, as nodes of the plugin, or as the faster of the two."""

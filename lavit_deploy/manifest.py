@@ -6,7 +6,7 @@ The schema is a pydantic model; `docs/manifest.schema.json` is its JSON Schema.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from pydantic import (
     AliasChoices,
@@ -337,6 +337,55 @@ class Artifact(_Record):
         return max((timing.images_per_second for timing in self.timings), default=0.0)
 
 
+class ReliabilityBin(NamedTuple):
+    """Pictures of about the same confidence.
+
+    Attributes:
+        pictures: how many there are.
+        confidence: mean probability of their most likely class; 0 without a picture.
+        accuracy: share of them whose most likely class is right; 0 without a picture.
+    """
+
+    pictures: int
+    confidence: float
+    accuracy: float
+
+
+class Confidence(_Record):
+    """How logits become probabilities that can be believed, and when a picture is unknown.
+
+    Fitted on labelled pictures that the model was not trained on, see
+    `lavit_deploy.tasks.confidence`. "Before" is temperature 1. What is not "before" was measured on
+    each half of the pictures with the temperature of the other half.
+
+    Attributes:
+        temperature: what logits are divided by before the softmax.
+        unknown_below: a picture whose logits have a log-sum-exp below this is unknown; None where
+            none is ever called so.
+        max_refused: share of known pictures that may be called unknown, 0 to 1.
+        pictures: how many labelled pictures it was fitted on.
+        source: where they came from.
+        error_before: expected calibration error, over bins of equal width, 0 to 1.
+        error: the same with the temperature.
+        likelihood_before: mean negative log-likelihood of the labels, nats.
+        likelihood: the same with the temperature.
+        bins_before: the bins that `error_before` is of, by growing confidence.
+        bins: those of `error`.
+    """
+
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    unknown_below: float | None = Field(None, allow_inf_nan=False)
+    max_refused: float = Field(ge=0, le=1)
+    pictures: int = Field(ge=1)
+    source: str
+    error_before: float
+    error: float
+    likelihood_before: float
+    likelihood: float
+    bins_before: tuple[ReliabilityBin, ...]
+    bins: tuple[ReliabilityBin, ...]
+
+
 class Manifest(_Record):
     """The whole of `manifest.json`.
 
@@ -356,6 +405,10 @@ class Manifest(_Record):
         not_built: artifacts whose conversion failed, and what their tools said.
         environment: where it was built and compared.
         timed_on: where the latencies were measured, if they were measured again elsewhere.
+        confidence: how probabilities are calibrated and what is unknown; None where no labelled
+            pictures were given.
+        no_confidence: why nothing could be fitted on the pictures that were given; empty if none
+            were, or it was.
         int8: whether int8 is faster and accurate there, in words; None where nothing is quantized.
         command: the command line.
         created: time of writing, ISO 8601 UTC.
@@ -376,6 +429,8 @@ class Manifest(_Record):
     not_built: dict[str, str] = {}
     environment: Environment
     timed_on: Environment | None = None
+    confidence: Confidence | None = None
+    no_confidence: str = ""
     int8: str | None = None
     command: tuple[str, ...]
     created: str

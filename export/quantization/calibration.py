@@ -102,11 +102,11 @@ def open_split(
     """
     if calib == DIGITS:
         calibration = _digits(preprocess, held_out=False).first(MOST)
-        return Split(calibration, _held_out(held_out or DIGITS, preprocess, classes))
+        return Split(calibration, open_held_out(held_out or DIGITS, preprocess, classes))
     paths = _files(Path(calib), "--calib")
     if held_out is not None and (held_out == DIGITS or not _same(held_out, calib)):
         calibration = _read(paths, Path(calib), preprocess, classes, most=MOST)
-        return Split(calibration, _held_out(held_out, preprocess, classes))
+        return Split(calibration, open_held_out(held_out, preprocess, classes))
     if not paths:
         raise UsageError(f"--calib {calib} has no readable picture: the folder is empty")
     rest = [path for place, path in enumerate(paths) if place % _HELD_OUT]
@@ -123,7 +123,8 @@ def _same(first: str, second: str) -> bool:
     return Path(first).resolve() == Path(second).resolve()
 
 
-def _held_out(name: str, preprocess: Preprocess, classes: Sequence[str]) -> LabelledPictures:
+def open_held_out(name: str, preprocess: Preprocess, classes: Sequence[str]) -> LabelledPictures:
+    """The pictures that `--eval` names; arguments and errors as of `open_split`."""
     if name == DIGITS:
         return _digits(preprocess, held_out=True)
     paths = _files(Path(name), "--eval")

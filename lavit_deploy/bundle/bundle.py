@@ -62,7 +62,7 @@ class Bundle:
     @cached_property
     def task(self) -> AnyTask:
         """What its model's outputs mean."""
-        return find_task(self.manifest.task)
+        return find_task(self.manifest.task).of(self.manifest)
 
     @staticmethod
     def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -15,10 +15,18 @@ from lavit_deploy.common.errors import CorruptImageError, UsageError
 from lavit_deploy.manifest import Device
 from lavit_deploy.preprocess import Pixels, Preprocess, prepare
 from lavit_deploy.runtimes.base import Runtime
-from lavit_deploy.tasks.classification import CLASSIFICATION
+from lavit_deploy.tasks.classification import ClassificationTask
 
-Ranked = tuple[tuple[str, float], ...]
-"""Class and probability, most likely first."""
+
+class Ranked(tuple[tuple[str, float], ...]):  # noqa: SLOT001 - a tuple has no slots to add to
+    """Classes of one picture: class and probability, most likely first.
+
+    Attributes:
+        unknown: whether the picture is unlike those that the model knows; None where the bundle
+            has no threshold for it.
+    """
+
+    unknown: bool | None = None
 
 
 def open_runtime(
@@ -82,7 +90,8 @@ def classify(
         raise UsageError(f"top_k must be at least 1, given {top_k}")
     bundle = _opened(bundle)
     manifest = bundle.manifest
-    if manifest.task != CLASSIFICATION.name:
+    task = bundle.task
+    if not isinstance(task, ClassificationTask):
         raise UsageError(f"{bundle.path} is a model for {manifest.task}: it classifies nothing")
     several = isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes)
     given = list(pictures) if several else [pictures]  # type: ignore[call-overload] # a sequence
@@ -94,9 +103,11 @@ def classify(
                 for item in given[start : start + runtime.max_batch]
             ]
             for logits in runtime.infer(np.stack(batch)):  # [B, H, W, 3] -> [B, K]
-                CLASSIFICATION.check(logits, manifest.classes)
-                best = CLASSIFICATION.read(logits, top_k)
-                found.append(tuple((manifest.classes[index], share) for index, share in best))
+                task.check(logits, manifest.classes)
+                result = task.read(logits, top_k)
+                named = Ranked((manifest.classes[index], share) for index, share in result.classes)
+                named.unknown = result.unknown
+                found.append(named)
     return found if several else found[0]
 
 

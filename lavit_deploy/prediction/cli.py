@@ -138,7 +138,8 @@ def _print(predictor: Predictor, source: Source) -> list[Record]:
         for record in records:
             if record["status"] == "ok":
                 best = record["predictions"][0]
-                print(f"{record['picture']}\t{best['label']}\t{best['probability']:.4f}")
+                unknown = "\tunknown" if record.get("unknown") else ""
+                print(f"{record['picture']}\t{best['label']}\t{best['probability']:.4f}{unknown}")
             else:
                 print(f"{record['picture']}: {record['error']}", file=sys.stderr)
         kept += records
@@ -147,10 +148,13 @@ def _print(predictor: Predictor, source: Source) -> list[Record]:
 
 def _write(predictor: Predictor, source: Source, bundle: Bundle, given: argparse.Namespace) -> int:
     """Go through the pictures with a journal beside the table, then write the table."""
+    confidence = bundle.manifest.confidence
     about: Record = {
         "model": bundle.manifest.name,
         "checkpoint": bundle.manifest.checkpoint.sha256,
         "artifact": predictor.artifact,
+        "confidence": None if confidence is None else confidence.temperature,
+        "unknown_below": None if confidence is None else confidence.unknown_below,
         "pictures": given.pictures,
         "top_k": given.top_k,
         "labels": given.labels,

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lavit_deploy.common.errors import MissingDependencyError
+from lavit_deploy.manifest import ReliabilityBin
 from lavit_deploy.prediction.journal import Record
-
-BINS = 15
-"""Of the calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
+from lavit_deploy.tasks.confidence import calibration_error, reliability_bins
+from lavit_deploy.tasks.reliability_plot import draw_reliability
 
 _Z = 1.959964
 """Of a normal distribution, for 95 %."""
@@ -47,7 +47,7 @@ class Evaluation:
         accuracy: share whose most likely class is the label.
         interval: Wilson's 95 % interval of it.
         top_5: share whose label is among the five most likely; None where fewer were kept.
-        calibration_error: expected calibration error, over `BINS` bins of equal width.
+        calibration_error: expected calibration error, over bins of equal width.
         bins: of those, the number of pictures, mean confidence and accuracy of each.
         by_class: one for each class, in the model's order.
         confusion: pictures by label (rows) and answer (columns), in the model's order.
@@ -60,7 +60,7 @@ class Evaluation:
     interval: tuple[float, float]
     top_5: float | None
     calibration_error: float
-    bins: tuple[tuple[int, float, float], ...]
+    bins: tuple[ReliabilityBin, ...]
     by_class: tuple[ClassResult, ...]
     confusion: tuple[tuple[int, ...], ...]
     unknown_labels: dict[str, int]
@@ -102,7 +102,7 @@ def evaluate(records: Iterable[Record], classes: Sequence[str]) -> Evaluation | 
     if not hits:
         return None
     share = sum(hits) / len(hits)
-    bins = calibration_bins(np.array(confidences), np.array(hits))
+    bins = reliability_bins(np.array(confidences), np.array(hits))
     return Evaluation(
         pictures=len(hits),
         accuracy=share,
@@ -126,35 +126,6 @@ def wilson_interval(hits: int, total: int) -> tuple[float, float]:
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def calibration_bins(
-    confidences: npt.NDArray[np.float64], hits: npt.NDArray[np.bool_]
-) -> tuple[tuple[int, float, float], ...]:
-    """Number of pictures, mean confidence and accuracy by confidence, in `BINS` equal bins.
-
-    Args:
-        confidences: probability of the most likely class [N].
-        hits: whether it is the label [N].
-    """
-    # Bins are closed above: a confidence of exactly 1 is in the last.
-    places = np.clip(np.ceil(confidences * BINS).astype(int) - 1, 0, BINS - 1)
-    found = []
-    for place in range(BINS):
-        inside = places == place
-        count = int(inside.sum())
-        found.append(
-            (count, float(confidences[inside].mean()), float(hits[inside].mean()))
-            if count
-            else (0, 0.0, 0.0)
-        )
-    return tuple(found)
-
-
-def calibration_error(bins: Sequence[tuple[int, float, float]]) -> float:
-    """Expected calibration error: mean distance of confidence and accuracy over the pictures."""
-    total = sum(count for count, _, _ in bins)
-    return sum(count * abs(confidence - right) for count, confidence, right in bins) / total
 
 
 def _by_class(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> Iterable[ClassResult]:
@@ -198,12 +169,5 @@ def draw(evaluation: Evaluation, classes: Sequence[str], path: Path) -> None:
             colour = "white" if shares[row, column] > 0.5 else "black"
             text = f"{int(counts[row, column])}"
             left.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    edges = (np.arange(BINS) + 0.5) / BINS
-    right.bar(edges, [accuracy for _, _, accuracy in evaluation.bins], width=0.9 / BINS)
-    right.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1)
-    right.set_xlim(0, 1)
-    right.set_ylim(0, 1)
-    right.set_xlabel("confidence")
-    right.set_ylabel("accuracy")
-    right.set_title(f"expected calibration error {evaluation.calibration_error:.2%}")
+    draw_reliability(right, evaluation.bins, "")
     figure.savefig(path, dpi=120)

@@ -20,7 +20,7 @@ from lavit_deploy.prediction.journal import Record
 from lavit_deploy.prediction.sources import Item
 from lavit_deploy.preprocess import MAX_PIXELS, Pixels
 from lavit_deploy.runtimes.base import Logits, Runtime
-from lavit_deploy.tasks.classification import CLASSIFICATION
+from lavit_deploy.tasks.classification import ClassificationTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +83,11 @@ class Predictor(AbstractContextManager["Predictor"]):
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
         self._manifest = bundle.manifest
-        if bundle.task is not CLASSIFICATION:
+        if not isinstance(bundle.task, ClassificationTask):
             raise UsageError(
                 f"{bundle.path} is a model for {bundle.manifest.task}: it classifies nothing"
             )
+        self._task = bundle.task
         self._options = options
         with ExitStack() as undo:
             artifact, self._model = _open(bundle, options, undo)
@@ -126,11 +127,13 @@ class Predictor(AbstractContextManager["Predictor"]):
             return record | {"status": "error", "error": decoded.error}
         logits, features = output
         try:
-            CLASSIFICATION.check(logits, self._manifest.classes)
+            self._task.check(logits, self._manifest.classes)
         except InferenceError as error:
             return record | {"status": "error", "error": str(error)}
-        result = CLASSIFICATION.read(logits, self._options.top_k)
-        answer = CLASSIFICATION.answer(result, self._manifest.classes).model_dump(mode="json")
+        result = self._task.read(logits, self._options.top_k)
+        answer = self._task.answer(result, self._manifest.classes).model_dump(mode="json")
+        if result.unknown is None:
+            del answer["unknown"]
         record |= {"status": "ok", **answer}
         if self._options.logits:
             record["logits"] = logits.tolist()

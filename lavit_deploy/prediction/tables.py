@@ -61,7 +61,7 @@ def _write_csv(path: Path, records: Iterable[Record], top_k: int) -> None:
     classes = [name for rank in ranks for name in (f"class_{rank}", f"probability_{rank}")]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["picture", "status", "label", *classes, "error"])
+        writer.writerow(["picture", "status", "label", *classes, "unknown", "error"])
         for record in records:
             cells = [
                 cell
@@ -73,6 +73,7 @@ def _write_csv(path: Path, records: Iterable[Record], top_k: int) -> None:
                 [
                     *(record["picture"], record["status"], record.get("label", "")),
                     *cells,
+                    record.get("unknown", ""),
                     record.get("error", ""),
                 ]
             )
@@ -98,6 +99,7 @@ def _write_parquet(path: Path, records: Iterable[Record], top_k: int) -> None:
             ("status", pa.string()),
             ("label", pa.string()),
             ("predictions", pa.list_(prediction)),
+            ("unknown", pa.bool_()),
             ("logits", pa.list_(pa.float32())),
             ("features", pa.list_(pa.float32())),
             ("error", pa.string()),

@@ -13,14 +13,15 @@ RankedClasses = tuple[tuple[int, float], ...]
 """Class and probability, most likely first; a class is its position in the output, from 0."""
 
 
-def rank(logits: Logits, count: int) -> RankedClasses:
+def rank(logits: Logits, count: int, temperature: float = 1.0) -> RankedClasses:
     """The most likely classes by softmax over all of them, equal ones in the model's order.
 
     Args:
         logits: float32 [K], finite.
         count: classes to name, 1..K.
+        temperature: what the logits are divided by.
     """
-    exponentials = np.exp(logits.astype(np.float64) - np.float64(logits.max()))
+    exponentials = np.exp((logits.astype(np.float64) - np.float64(logits.max())) / temperature)
     probabilities: list[float] = (exponentials / exponentials.sum()).tolist()
     # numpy's sort gives the interpreter's lock away and waits for decoders to get it back.
     best = nlargest(count, range(len(probabilities)), key=probabilities.__getitem__)

@@ -7,11 +7,11 @@ one is one file that subclasses `Task`, and one line in `lavit_deploy.tasks.cata
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel
 
-from lavit_deploy.manifest import Parity, Precision
+from lavit_deploy.manifest import Manifest, Parity, Precision
 from lavit_deploy.runtimes.base import Logits
 
 Result = TypeVar("Result")
@@ -27,6 +27,14 @@ class Task(ABC, Generic[Result]):
 
     name: ClassVar[str]
     answer_type: type[BaseModel]
+
+    def of(self, _manifest: Manifest) -> Self:
+        """The task as a bundle has it, with what was fitted to its model.
+
+        Args:
+            manifest: the bundle's.
+        """
+        return self
 
     @abstractmethod
     def check(self, output: Logits, labels: tuple[str, ...]) -> None:

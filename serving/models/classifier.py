@@ -19,8 +19,7 @@ from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.telemetry.model_metrics import Gauges
 from lavit_deploy.serving.telemetry.timeline import DECODE, INFER, QUEUE, PictureTimeline, Timeline
-from lavit_deploy.tasks.classification import CLASSIFICATION
-from lavit_deploy.tasks.ranking import RankedClasses
+from lavit_deploy.tasks.classification import ClassificationTask, Ranking
 
 _log = logging.getLogger("serving.classifier")
 
@@ -30,14 +29,14 @@ class Ranked:
     """What a model says about one picture, and where its time went.
 
     Attributes:
-        classes: class and probability, most likely first.
+        ranking: its classes, and whether it is unknown.
         decode_seconds: decoding, resizing and cropping.
         queue_seconds: waiting for a decoder and for the runtime.
         infer_seconds: its batch in the runtime.
         batch: pictures in that batch.
     """
 
-    classes: RankedClasses
+    ranking: Ranking
     decode_seconds: float
     queue_seconds: float
     infer_seconds: float
@@ -192,14 +191,15 @@ class Classifier:
             PredictedWaitError: they would not be answered before the deadline.
         """
         self._check_warm()
-        if self.model.task is not CLASSIFICATION:
+        task = self.model.task
+        if not isinstance(task, ClassificationTask):
             raise WrongTaskError(f"{self.model.key} is a model for {self.model.manifest.task}")
         with self._batcher.reserve(len(pictures), deadline) as reservation:
             if len(pictures) == 1:  # most requests: a task of its own would cost more than it does
-                return [await self._classify(pictures[0], top_k, reservation)]
+                return [await self._classify(task, pictures[0], top_k, reservation)]
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._classify(picture, top_k, reservation))
+                    group.create_task(self._classify(task, picture, top_k, reservation))
                     for picture in pictures
                 ]
         return [task.result() for task in tasks]
@@ -248,21 +248,21 @@ class Classifier:
             raise NotReadyError("the model is warming up")
 
     async def _classify(
-        self, picture: bytes, top_k: int, reservation: Reservation
+        self, task: ClassificationTask, picture: bytes, top_k: int, reservation: Reservation
     ) -> Ranked | LavitError:
         stages = Timeline.current().picture()
         try:
             decoded = await self._decode(picture, reservation, stages)
             inferred = await _infer(decoded.pixels, reservation, stages)
-            self.model.task.check(inferred.logits, self.classes)
-            classes = CLASSIFICATION.read(inferred.logits, top_k)
+            task.check(inferred.logits, self.classes)
+            ranking = task.read(inferred.logits, top_k)
         except Exception as error:  # noqa: BLE001 - costs this picture, not the others
             return self._failed(error)
         decode_seconds = decoded.decode_seconds
         queue_seconds = decoded.wait_seconds + inferred.queue_seconds
         self._metrics.picture(decode_seconds=decode_seconds, queue_seconds=queue_seconds)
         return Ranked(
-            classes, decode_seconds, queue_seconds, inferred.infer_seconds, inferred.batch
+            ranking, decode_seconds, queue_seconds, inferred.infer_seconds, inferred.batch
         )
 
     async def _decode(

@@ -44,7 +44,7 @@ class OpenedModel:
     @cached_property
     def task(self) -> AnyTask:
         """What its outputs mean."""
-        return find_task(self.manifest.task)
+        return find_task(self.manifest.task).of(self.manifest)
 
     @cached_property
     def id(self) -> ModelIdentity:

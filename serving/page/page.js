@@ -100,7 +100,7 @@ async function classifyOne(file, card, mine) {
       return answer;
     }
     describe(answer.model);
-    fillCard(card, answer.results[0].predictions, answer.results[0].timing);
+    fillCard(card, answer.results[0]);
     return null;
   } catch (error) {
     if (mine.signal.aborted) return null;
@@ -222,7 +222,7 @@ function newCard(file) {
   return card;
 }
 
-function fillCard(card, predictions, timing) {
+function fillCard(card, { predictions, unknown, timing }) {
   const bars = document.createElement("ol");
   bars.className = "bars";
   bars.setAttribute("aria-label", "Classes, most likely first");
@@ -234,12 +234,19 @@ function fillCard(card, predictions, timing) {
     bars.append(bar);
   }
   card.classList.remove("waiting");
-  card.querySelector(".body").replaceChildren(bars);
+  card.querySelector(".body").replaceChildren(...(unknown ? [unknownNote()] : []), bars);
   const { decode_ms, queue_ms, infer_ms } = timing;
   const parts = { decoded: decode_ms, waited: queue_ms, inferred: infer_ms };
   card.querySelector(".timing").textContent = Object.entries(parts)
     .map(([name, time]) => `${name} ${milliseconds.format(time)} ms`)
     .join(" · ");
+}
+
+function unknownNote() {
+  const note = document.createElement("p");
+  note.className = "unknown";
+  note.textContent = "Unknown: unlike the pictures of every class. The nearest are";
+  return note;
 }
 
 function fillError(card, detail) {

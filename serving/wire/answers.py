@@ -30,10 +30,12 @@ def picture_answer(
     """
     if isinstance(result, LavitError):
         return FailedPicture(index=index, name=name, error=picture_problem(result))
+    answer = CLASSIFICATION.answer(result.ranking, labels)
     return ClassifiedPicture(
         index=index,
         name=name,
-        predictions=CLASSIFICATION.answer(result.classes, labels).predictions,
+        predictions=answer.predictions,
+        unknown=answer.unknown,
         timing=PictureTiming(
             decode_ms=milliseconds(result.decode_seconds),
             queue_ms=milliseconds(result.queue_seconds),

@@ -42,6 +42,10 @@ class ClassifiedPicture(_Answer):
     index: int = Field(description="Its position in the request, from 0.", ge=0)
     name: str | None = Field(description="Its file name as sent.")
     predictions: tuple[Prediction, ...] = Field(description="Most likely first.")
+    unknown: bool | None = Field(
+        description="Whether the picture is unlike those that the model knows; null where the "
+        "model has no threshold for it."
+    )
     timing: PictureTiming
 
 

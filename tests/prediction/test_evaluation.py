@@ -7,9 +7,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from lavit_deploy.prediction.evaluation import (
-    BINS,
-    calibration_bins,
-    calibration_error,
     draw,
     evaluate,
     wilson_interval,
@@ -68,20 +65,6 @@ def test_the_interval_is_wilson_s():
     # Newcombe 1998, table I: 81 of 263, and 0 of 20.
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-
-
-def test_a_model_that_is_as_right_as_it_says_has_no_calibration_error():
-    confidences = np.full(1000, 0.75)
-    hits = np.arange(1000) < 750
-    assert calibration_error(calibration_bins(confidences, hits)) == pytest.approx(0.0, abs=1e-12)
-    assert calibration_error(calibration_bins(confidences, hits[::-1] & False)) == pytest.approx(
-        0.75
-    )
-
-
-def test_the_edges_of_bins_belong_to_the_one_below():
-    bins = calibration_bins(np.array([1.0, 1 / BINS, 0.0]), np.array([True, True, False]))
-    assert [count for count, _, _ in bins] == [2, *[0] * (BINS - 2), 1]
 
 
 def test_the_picture_is_drawn(tmp_path):

@@ -38,7 +38,7 @@ async def main(bundle, *pictures):
     await registry.until_ready()
     with registry.use() as classifier:
         results = await classifier.classify([Path(path).read_bytes() for path in pictures], 1)
-        print(json.dumps([classifier.classes[result.classes[0][0]] for result in results]))
+        print(json.dumps([classifier.classes[result.ranking.classes[0][0]] for result in results]))
     await registry.close(30)
 
 asyncio.run(main(*sys.argv[1:]))
@@ -96,8 +96,8 @@ def test_a_picture_gets_its_classes_and_where_its_time_went(with_classifier, pic
         (result,) = await classifier.classify([picture((200, 30, 90))], 2)
         assert isinstance(result, Ranked)
         expected = colours((200, 30, 90))
-        assert [classifier.classes[index] for index, _ in result.classes] == ["red", "blue"]
-        for index, probability in result.classes:
+        assert [classifier.classes[index] for index, _ in result.ranking.classes] == ["red", "blue"]
+        for index, probability in result.ranking.classes:
             assert probability == pytest.approx(expected[classifier.classes[index]], abs=2e-6)
         assert result.batch == 1
         assert min(result.decode_seconds, result.infer_seconds) > 0

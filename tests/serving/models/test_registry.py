@@ -55,7 +55,7 @@ async def ask(registry, picture, name=None, version=None):
     """Classify one picture: (checkpoint that answered, most likely class)."""
     with registry.use(name, version) as classifier:
         (result,) = await classifier.classify((picture,), 1)
-        ((index, _),) = result.classes
+        ((index, _),) = result.ranking.classes
         return classifier.model.id.checkpoint, classifier.classes[index]
 
 
