@@ -260,6 +260,7 @@ OPTIONS = {
     "--int8",
     "--la",
     "--max-drop",
+    "--max-refused",
     "--mlp",
     "--mobile",
     "--name",

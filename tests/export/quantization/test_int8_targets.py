@@ -127,7 +127,7 @@ def test_the_manifest_says_whether_int8_is_faster_and_accurate(bundle):
 def test_int8_without_pictures_is_refused(tiny_checkpoint_file, tmp_path):
     with pytest.raises(UsageError, match="--int8 needs --calib"):
         main(["--ckpt", str(tiny_checkpoint_file), "--int8", "--out", str(tmp_path / "b")])
-    with pytest.raises(UsageError, match="are for --int8"):
+    with pytest.raises(UsageError, match="--calib is for --int8"):
         main(
             ["--ckpt", str(tiny_checkpoint_file), "--calib", "digits", "--out", str(tmp_path / "b")]
         )
