@@ -14,13 +14,9 @@ from torch import Tensor, nn
 
 from lavit_deploy.export.graphs.lavit_only import need_lavit
 from lavit_deploy.folding.fold import default_rewrites, fold
-from lavit_deploy.folding.modules import (
-    FoldedLaViT,
-    FoldedResidual,
-    PatchEmbed,
-    PatchProduct,
-    Reduction,
-)
+from lavit_deploy.folding.modules.model import FoldedLaViT
+from lavit_deploy.folding.modules.patches import FoldedPatchEmbed, PatchProduct, Reduction
+from lavit_deploy.folding.modules.scores import FoldedResidual
 from lavit_deploy.folding.rewrites.absorbed_projections import AbsorbProjections
 from lavit_deploy.preprocess import Preprocess
 
@@ -150,7 +146,9 @@ def mobile_form(model: nn.Module, preprocess: Preprocess) -> FoldedLaViT:
             stage.residual = MobileResidual(stage.residual)
     first = folded.stage(0).patch_embed
     for holder in folded.modules():
-        if isinstance(holder, PatchEmbed | Reduction) and isinstance(holder.patches, PatchProduct):
+        if isinstance(holder, FoldedPatchEmbed | Reduction) and isinstance(
+            holder.patches, PatchProduct
+        ):
             holder.patches = MobilePatches(holder.patches, pixels=holder is first)
     return folded.eval()
 

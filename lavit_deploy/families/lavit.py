@@ -67,7 +67,7 @@ class LaViTFamily(ModelFamily[LaViTConfig]):
 
     def float32_modules(self, model: nn.Module) -> frozenset[str]:
         """What loses accuracy in half precision: maps of scores, and all outside the stages."""
-        from lavit_deploy.folding.modules import ScoreMap
+        from lavit_deploy.folding.modules.scores import ScoreMap
         from lavit_deploy.model.lavit import AttentionResidual
 
         outside = {name for name, _ in model.named_children() if name != "stages"}
@@ -97,7 +97,7 @@ class LaViTFamily(ModelFamily[LaViTConfig]):
         return fold(model, preprocess)
 
     def takes_pixels(self, model: nn.Module) -> bool:
-        from lavit_deploy.folding.modules import FoldedLaViT
+        from lavit_deploy.folding.modules.model import FoldedLaViT
 
         return isinstance(model, FoldedLaViT)
 

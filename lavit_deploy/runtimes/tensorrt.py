@@ -122,11 +122,6 @@ class TensorRTRuntime(Runtime):
             _refit(library, engine, weights, self._logger, self._messages)
         return engine
 
-    @property
-    def graph_failures(self) -> int:
-        """Batch sizes that run without a CUDA graph because recording one failed."""
-        return sum(len(lane.plain) for lane in self._lanes)
-
     def _infer(self, images: Pixels) -> Logits:
         lane = self._free.get()
         if lane is None:
