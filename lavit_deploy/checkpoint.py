@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lavit_deploy.common.atomic_files import atomic_path, sha256_of
 from lavit_deploy.common.errors import CheckpointError, ConfigError
+from lavit_deploy.common.validation import problems
 from lavit_deploy.families.catalogue import (
     DEFAULT,
     Family,
@@ -339,20 +340,27 @@ def _preprocess_of(
     content: dict[str, Any], config: Configuration, path: Path, inferred: list[str]
 ) -> Preprocess:
     if "preprocess" not in content or not isinstance(content["preprocess"], dict):
-        preprocess = Preprocess.for_size(config.image_size)
+        preprocess = Preprocess.for_size(config.image_size, config.in_channels)
         inferred.append(
-            f"preprocessing: resize {preprocess.resize}, crop {list(preprocess.crop)}, "
+            f"preprocessing: {preprocess.sizes}, crop {list(preprocess.crop)}, "
             f"{preprocess.interpolation}, ImageNet mean and std (the file does not say)"
         )
         return preprocess
     try:
         preprocess = Preprocess.model_validate(content["preprocess"])
     except ValidationError as error:
-        raise CheckpointError(f"{path}: its preprocess entry is invalid: {error}") from None
+        raise CheckpointError(
+            f"{path}: its preprocess entry is invalid: {problems(error)}"
+        ) from None
     if preprocess.crop != config.image_size:
         raise CheckpointError(
             f"{path}: preprocessing crops to {list(preprocess.crop)}, the model takes "
             f"{list(config.image_size)}"
+        )
+    if len(preprocess.mean) != config.in_channels:
+        raise CheckpointError(
+            f"{path}: preprocessing gives {len(preprocess.mean)} channels, the model takes "
+            f"{config.in_channels}"
         )
     return preprocess
 

@@ -6,7 +6,7 @@ The schema is a pydantic model; `docs/manifest.schema.json` is its JSON Schema.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, NamedTuple, Union
+from typing import Annotated, Any, Literal, NamedTuple, Self, Union
 
 from pydantic import (
     AliasChoices,
@@ -16,6 +16,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationInfo,
+    model_validator,
 )
 
 from lavit_deploy.common.environment import Environment
@@ -434,6 +435,15 @@ class Manifest(_Record):
     int8: str | None = None
     command: tuple[str, ...]
     created: str
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        channels = len(self.preprocess.mean)
+        if channels != self.config.in_channels:
+            raise ValueError(
+                f"preprocess gives {channels} channels, the model takes {self.config.in_channels}"
+            )
+        return self
 
 
 if __name__ == "__main__":

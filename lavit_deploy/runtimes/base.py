@@ -43,7 +43,7 @@ class Runtime(ABC):
     input: TensorSpec
 
     def infer(self, images: Pixels) -> Logits:
-        """Classify uint8 images [B, H, W, 3], 1 <= B <= max_batch.
+        """Classify uint8 images [B, H, W, C], 1 <= B <= max_batch.
 
         Returns:
             Logits float32 [B, K].

@@ -121,7 +121,7 @@ class FoldedStage(nn.Module):
 
 
 class FoldedLaViT(nn.Module):
-    """A LaViT for inference: uint8 pictures [B, H, W, 3] -> logits [B, K].
+    """A LaViT for inference: uint8 pictures [B, H, W, C] -> logits [B, K].
 
     Args:
         config: the architecture.
@@ -157,7 +157,7 @@ class FoldedLaViT(nn.Module):
         return cast("FoldedStage", self.stages[index])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify: uint8 [B, H, W, 3] -> logits [B, K]."""
+        """Classify: uint8 [B, H, W, C] -> logits [B, K]."""
         x = images if self.normalise is None else self.normalise(images)
         last: Tensor | None = None
         for index in range(STAGES):
