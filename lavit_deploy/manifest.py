@@ -69,17 +69,18 @@ class _Record(BaseModel):
 
 
 class CheckpointRecord(_Record):
-    """The file that everything was made from.
+    """The file or folder that everything was made from.
 
     Attributes:
         file: its name, without folders.
-        sha256: hash of its bytes.
-        weights: "model", or "model_ema" where the averaged weights were taken.
+        sha256: hash of its bytes; of several files, of what `sha256sum` prints of them by name.
+        weights: dotted key of the weights that were taken, such as "model" or "model_ema"; empty
+            where they are all that the file holds.
     """
 
     file: str
     sha256: Sha256
-    weights: Literal["model", "model_ema"] = "model"
+    weights: str = "model"
 
 
 class BatchRange(_Record):
