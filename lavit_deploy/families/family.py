@@ -60,6 +60,7 @@ class ModelFamily(ABC, Generic[Config]):
         module_parts: which part of `multiply_adds` a module's work belongs to: a regular expression
             of how the module's path begins, with a group "stage" for the 0-based stage where there
             are several, and the part; the first that matches counts.
+        free_fields: what of a configuration may be any while it is still the preset's.
     """
 
     name: ClassVar[str]
@@ -67,6 +68,7 @@ class ModelFamily(ABC, Generic[Config]):
     config_type: type[Config]
     presets: Mapping[str, Callable[..., Config]]
     module_parts: Sequence[tuple[str, str]] = ()
+    free_fields: frozenset[str] = frozenset({"image_size", "num_classes"})
 
     @abstractmethod
     def read_config(self, values: dict[str, Any]) -> Config:
@@ -189,12 +191,18 @@ class ModelFamily(ABC, Generic[Config]):
         return ()
 
     def preset_name(self, config: Config) -> str:
-        """The preset that a configuration is, whatever its classes and picture; else "custom"."""
-        for name, make in self.presets.items():
-            sizes = {"num_classes": config.num_classes, "image_size": config.image_size[0]}
-            if make(**sizes) == config:
-                return name
-        return CUSTOM
+        """The preset that a configuration is, whatever its `free_fields`; else "custom"."""
+        layout = self._layout(config)
+        names = (name for name, make in self.presets.items() if self._layout(make()) == layout)
+        return next(names, CUSTOM)
+
+    def _layout(self, config: Config) -> dict[str, Any]:
+        """What of a configuration makes it a preset.
+
+        A preset at the configuration's size is not asked for: there may be none.
+        """
+        values = config.to_dict()
+        return {key: value for key, value in values.items() if key not in self.free_fields}
 
     def resized(self, config: Config, image_size: tuple[int, int]) -> Config:
         """The same model for pictures of another height and width, in pixels.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lavit_deploy.common.errors import ConfigError
-from lavit_deploy.families.family import CUSTOM, ModelFamily
+from lavit_deploy.families.family import ModelFamily
 from lavit_deploy.model.config import PRESETS, STAGES, LaViTConfig
 from lavit_deploy.model.counts import parameter_count, stage_multiply_adds
 
@@ -80,6 +80,7 @@ class LaViTFamily(ModelFamily[LaViTConfig]):
     config_type = LaViTConfig
     presets = PRESETS
     module_parts = _MODULE_PARTS
+    free_fields = ModelFamily.free_fields | {"class_token", "in_channels"}
 
     def read_config(self, values: dict[str, Any]) -> LaViTConfig:
         return LaViTConfig.from_dict(values)
@@ -188,16 +189,6 @@ class LaViTFamily(ModelFamily[LaViTConfig]):
             )
         }
         return all(shapes.get(name, shape) == shape for name, shape in wanted.items())
-
-    def preset_name(self, config: LaViTConfig) -> str:
-        """The preset that `config` equals in all but image size, classes and class token."""
-        for name, make in PRESETS.items():
-            same_input = dataclasses.replace(
-                make(num_classes=config.num_classes), image_size=config.image_size
-            )
-            if config in (same_input, dataclasses.replace(same_input, class_token=True)):
-                return name
-        return CUSTOM
 
 
 LAVIT = LaViTFamily()

@@ -98,6 +98,16 @@ def test_a_configuration_is_resized_and_named(tiny_model):
     assert config == dataclasses.replace(lavit_t(num_classes=5), image_size=(448, 224))
     assert LAVIT.preset_name(config) == "lavit_t"
     assert LAVIT.preset_name(dataclasses.replace(config, class_token=True)) == "lavit_t"
+    assert LAVIT.preset_name(dataclasses.replace(config, in_channels=1)) == "lavit_t"
+    # No preset exists at 60 x 60 pixels, which is asked of none.
+    odd = dataclasses.replace(
+        lavit_micro(),
+        image_size=(60, 60),
+        patch_sizes=(3, 2, 2, 5),
+        sr_ratios=(1, 1, 1, 1),
+        attention_residual=False,
+    )
+    assert LAVIT.preset_name(odd) == "custom"
     assert LAVIT.preset_name(tiny_model.config) == "custom"
     with pytest.raises(ConfigError, match="divisible"):
         LAVIT.resized(config, (225, 225))
