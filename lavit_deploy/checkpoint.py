@@ -188,15 +188,19 @@ def write_pickle(content: dict[str, Any], path: Path) -> None:
 def _preprocess_of(
     content: Mapping[str, Any], config: Configuration, path: Path, inferred: list[str]
 ) -> Preprocess:
-    if "preprocess" not in content or not isinstance(content["preprocess"], dict):
+    given = content.get("preprocess")
+    if not isinstance(given, dict):
         preprocess = Preprocess.for_size(config.image_size, config.in_channels)
+        why = "the file does not say"
+        if given is not None:  # such as a transform of torchvision, which was not created
+            why = f"its preprocess entry is no dictionary but a {type(given).__name__}"
         inferred.append(
             f"preprocessing: {preprocess.sizes}, crop {list(preprocess.crop)}, "
-            f"{preprocess.interpolation}, ImageNet mean and std (the file does not say)"
+            f"{preprocess.interpolation}, ImageNet mean and std ({why})"
         )
         return preprocess
     try:
-        preprocess = Preprocess.model_validate(content["preprocess"])
+        preprocess = Preprocess.model_validate(given)
     except ValidationError as error:
         raise CheckpointError(
             f"{path}: its preprocess entry is invalid: {problems(error)}"
@@ -221,12 +225,15 @@ def _classes_of(
     if names is None:
         inferred.append("class names: numbers (the file has none; see --classes)")
         return tuple(str(index) for index in range(config.num_classes))
-    if (
-        not isinstance(names, list | tuple)
-        or len(names) != config.num_classes
-        or not all(isinstance(name, str) for name in names)
-    ):
-        raise CheckpointError(
-            f"{path}: its classes entry must be {config.num_classes} names, one for each logit"
-        )
-    return tuple(names)
+    if isinstance(names, dict) and set(names) == set(range(config.num_classes)):
+        names = [names[index] for index in range(config.num_classes)]
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        found = f"a {type(names).__name__}"
+    elif len(names) != config.num_classes:
+        found = str(len(names))
+    else:
+        return tuple(names)
+    raise CheckpointError(
+        f"{path}: its classes entry must be {config.num_classes} names, one for each logit; "
+        f"found {found} (--classes FILE gives others)"
+    )

@@ -438,11 +438,23 @@ class Manifest(_Record):
     created: str
 
     @model_validator(mode="after")
-    def _check_channels(self) -> Self:
-        channels = len(self.preprocess.mean)
+    def _check_pictures(self) -> Self:
+        channels, crop = len(self.preprocess.mean), self.preprocess.crop
         if channels != self.config.in_channels:
             raise ValueError(
                 f"preprocess gives {channels} channels, the model takes {self.config.in_channels}"
+            )
+        if crop != self.config.image_size:
+            raise ValueError(
+                f"preprocess crops to {list(crop)}, the model takes {list(self.config.image_size)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        if len(self.classes) != self.config.num_classes:
+            raise ValueError(
+                f"{len(self.classes)} classes for a model of {self.config.num_classes} outputs"
             )
         return self
 

@@ -524,7 +524,8 @@ def test_a_folder_of_another_model_is_refused(tmp_path):
         ("preprocess", {"crop": [64, 64], "mean": [0.5], "std": [0.5]}, "gives 1 channels, the mo"),
         ("config", {**lavit_micro().to_dict(), "depths": None}, "depths is None; it must be 4"),
         ("config", {**lavit_micro().to_dict(), "in_channels": 12}, "in_channels is 12; pictures"),
-        ("classes", "abcdefghij", "10 names"),
+        ("classes", "abcdefghij", "10 names, one for each logit; found a str"),
+        ("classes", ["a", "b"], r"10 names, .* found 2 \(--classes FILE"),
     ],
 )
 def test_an_entry_that_cannot_be_is_refused_in_one_line(model, tmp_path, entry, value, message):
@@ -534,6 +535,21 @@ def test_an_entry_that_cannot_be_is_refused_in_one_line(model, tmp_path, entry, 
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_classes_by_their_numbers_are_put_in_order(model, tmp_path):
+    path = tmp_path / "m.pth"
+    named = {index: CLASSES[index] for index in reversed(range(10))}
+    torch.save({"model": model.state_dict(), "classes": named}, path)
+    assert load_checkpoint(path).classes == CLASSES
+
+
+@pytest.mark.parametrize("entry", [["resize", 64], Hostile()], ids=["list", "object"])
+def test_preprocessing_that_cannot_be_read_is_assumed_and_said(model, tmp_path, entry):
+    path = tmp_path / "m.pth"
+    torch.save({"model": model.state_dict(), "preprocess": entry}, path)
+    read = load_checkpoint(path)
+    assert any("its preprocess entry is no dictionary but a" in said for said in read.inferred)
 
 
 def test_a_checkpoint_that_contains_itself_is_refused(model, tmp_path):

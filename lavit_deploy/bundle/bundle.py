@@ -45,7 +45,9 @@ class Bundle:
             values = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise BundleError(f"{file} cannot be read as JSON: {error}") from None
-        version = values.get("schema_version") if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            raise BundleError(f"{file} holds a {type(values).__name__}, expected an object")
+        version = values.get("schema_version")
         if version not in READABLE:
             raise BundleError(
                 f"{file} has schema version {version!r}; this version reads {READABLE[0]} to "

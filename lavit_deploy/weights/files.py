@@ -27,6 +27,8 @@ WHOLE = "model"
 
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})$")
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
 _IN_FOLDERS = (
     "model.safetensors",
     f"model.safetensors{INDEX}",
@@ -90,6 +92,12 @@ def read_content(path: Path) -> Content:
 
 
 def _read_file(path: Path) -> Content:
+    with path.open("rb") as file:
+        start = file.read(len(_POINTER))
+    if start == _POINTER:
+        raise CheckpointError(
+            f"{path} is a pointer of Git LFS and holds no weights: fetch the file by `git lfs pull`"
+        )
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 

@@ -92,3 +92,10 @@ def test_an_index_that_cannot_be_followed_is_named(tmp_path, index, message):
 def test_a_folder_without_weights_lists_what_it_could_hold(tmp_path):
     with pytest.raises(CheckpointError, match=r"Is a directory, without any of model.safetensors"):
         read_content(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["m.pth", "model.safetensors"])
+def test_a_pointer_of_git_lfs_is_told_from_weights(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(CheckpointError, match=r"is a pointer of Git LFS .* `git lfs pull`"):
+        read_content(tmp_path / name)
