@@ -44,6 +44,8 @@ def export_checkpoint(
     batch: tuple[int, int, int] = BATCH,
     arch: str | None = None,
     use_ema: bool = False,
+    weights: str | None = None,
+    image_size: tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
     name: str | None = None,
     parity_images: Path | str | None = None,
@@ -60,7 +62,7 @@ def export_checkpoint(
     `bundle.manifest.artifacts` and `not_built`.
 
     Args:
-        checkpoint: the file.
+        checkpoint: the file, or a folder with `config.json` and weights.
         out: the bundle's folder; it appears whole or not at all.
         targets: formats by name; "auto" stands for all that can be built and run here.
         half: "fp16" or "bf16" besides float32.
@@ -73,6 +75,8 @@ def export_checkpoint(
         batch: smallest, optimised and largest batch.
         arch: preset of a bare state_dict; default: found by its shapes.
         use_ema: take the averaged weights.
+        weights: dotted key of the weights, where several fit.
+        image_size: height and width of the model's input, where shapes do not tell.
         classes: names in the order of the logits; default: the checkpoint's.
         name: the model's name; default: that of the file.
         parity_images: folder of pictures to compare on; default: scikit-image's samples.
@@ -93,7 +97,9 @@ def export_checkpoint(
     if half not in {None, "fp16", "bf16"}:
         raise UsageError(f"half is fp16 or bf16, given {half!r}")
     check_destination(Path(out), force=force)
-    loaded = load_checkpoint(Path(checkpoint), arch=arch, use_ema=use_ema)
+    loaded = load_checkpoint(
+        Path(checkpoint), arch=arch, use_ema=use_ema, weights=weights, image_size=image_size
+    )
     job = prepare(
         loaded if classes is None else with_classes(loaded, classes),
         request=Request(

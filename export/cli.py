@@ -46,11 +46,26 @@ def make_parser() -> argparse.ArgumentParser:
         _EXAMPLES,
     )
     source = parser.add_argument_group("checkpoint")
-    source.add_argument("--ckpt", type=Path, required=True, help="checkpoint, .pth or .safetensors")
+    source.add_argument(
+        "--ckpt",
+        type=Path,
+        required=True,
+        help="checkpoint: .pth, .safetensors, an index of shards, or a folder with config.json",
+    )
     source.add_argument(
         "--arch", choices=preset_names(), help="preset, where the file does not say"
     )
     source.add_argument("--use-ema", action="store_true", help="take the averaged weights")
+    source.add_argument(
+        "--weights", metavar="KEY", help="dotted key of the weights, where several sets fit"
+    )
+    source.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="input of the model in pixels, where the file does not say and shapes do not tell",
+    )
     source.add_argument(
         "--classes", type=Path, help="class names: a JSON list, or a text file with one in a line"
     )
@@ -165,7 +180,13 @@ def main(arguments: Sequence[str] | None) -> int:
         ) from None
 
     pipeline.check_destination(out, force=options.force)
-    checkpoint = load_checkpoint(options.ckpt, arch=options.arch, use_ema=options.use_ema)
+    checkpoint = load_checkpoint(
+        options.ckpt,
+        arch=options.arch,
+        use_ema=options.use_ema,
+        weights=options.weights,
+        image_size=tuple(options.image_size) if options.image_size else None,
+    )
     if options.classes:
         names = read_classes(options.classes, checkpoint.config.num_classes)
         checkpoint = api.with_classes(checkpoint, names)

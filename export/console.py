@@ -35,8 +35,10 @@ def print_plan(console: Console, job: ExportJob, out: Path) -> None:
         console,
         f"[bold]{escape(checkpoint.file.name)}[/bold]: {checkpoint.architecture}, "
         f"{config.image_size[0]} x {config.image_size[1]}, {config.num_classes} classes"
-        f" ({checkpoint.weights}) -> [bold]{escape(str(out))}[/bold]",
+        f" ({checkpoint.weights or 'a bare state_dict'}) -> [bold]{escape(str(out))}[/bold]",
     )
+    for sentence in checkpoint.notes:
+        _say(console, f"  [green]read[/green]    {escape(sentence)}")
     for sentence in checkpoint.inferred:
         _say(console, f"  [yellow]assumed[/yellow] {escape(sentence)}")
     for step in job.plan.steps:

@@ -1,10 +1,10 @@
 """Reading and writing checkpoints.
 
 `lavit_s.pth` is `torch.save({"model": state_dict, "family": "lavit", "config": {...},
-"preprocess": {...}, "classes": [names]})`, optionally with "model_ema". Also accepted: a bare
-state_dict, a dictionary that holds one under "state_dict", and `.safetensors` with the same
-metadata as JSON strings. The prefixes of DistributedDataParallel (`module.`) and torch.compile
-(`_orig_mod.`) are removed.
+"preprocess": {...}, "classes": [names]})`, optionally with "model_ema"; `.safetensors` has the same
+as JSON strings in its metadata. What others save is read too: weights under any key and with any
+wrapper's prefix, bare state_dicts, modules that were pickled whole, shards, and folders of Hugging
+Face. What the file does not say is concluded from the shapes, and said.
 
 Pickles are never trusted: `torch.load(weights_only=True)` always.
 """
@@ -12,54 +12,42 @@ Pickles are never trusted: `torch.load(weights_only=True)` always.
 from __future__ import annotations
 
 import json
-import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
-from lavit_deploy.common.atomic_files import atomic_path, sha256_of
-from lavit_deploy.common.errors import CheckpointError, ConfigError
-from lavit_deploy.families.catalogue import (
-    DEFAULT,
-    Family,
-    all_families,
-    config_of,
-    family_of,
-    family_of_preset,
-    find_family,
-)
+from lavit_deploy.common.atomic_files import atomic_path
+from lavit_deploy.common.errors import CheckpointError, UsageError
+from lavit_deploy.common.validation import problems
+from lavit_deploy.families.catalogue import Family, config_of, family_of
 from lavit_deploy.families.family import Configuration
 from lavit_deploy.preprocess import Preprocess
-
-StateDict = dict[str, Tensor]
-
-_PREFIXES = ("module.", "_orig_mod.")
-_NO_CHECKPOINT = (
-    "{path} is damaged or not a PyTorch checkpoint: expected a file of torch.save, or .safetensors"
-)
-_LISTED = 20  # tensors of each kind shown in full before a mismatch is cut and counted
+from lavit_deploy.weights.candidates import WeightsOption, is_averaged, key_of
+from lavit_deploy.weights.files import read_content
+from lavit_deploy.weights.model_tensors import ModelTensors, StateDict, empty_model
+from lavit_deploy.weights.source import Source
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file says.
+    """What a checkpoint says.
 
     Attributes:
         config: the model's configuration.
-        state_dict: its tensors, prefixes removed.
+        state_dict: its tensors, by the model's own names.
         preprocess: how pictures become its input.
         classes: class names in the order of the logits.
         architecture: preset that `config` equals, "custom" otherwise.
-        weights: which of the file's weights were taken.
+        weights: dotted key of the weights that were taken; empty where they are all that is there.
         inferred: what the file did not say and was concluded or assumed, as sentences.
-        file: where it was read from.
-        sha256: hash of the file's bytes.
+        notes: how its tensors were found, and what was passed over, as sentences.
+        file: the file or folder that it was read from.
+        sha256: hash of the file's bytes; of several files, of their hashes and names.
     """
 
     config: Configuration
@@ -67,10 +55,11 @@ class Checkpoint:
     preprocess: Preprocess
     classes: tuple[str, ...]
     architecture: str
-    weights: Literal["model", "model_ema"]
+    weights: str
     inferred: tuple[str, ...]
     file: Path
     sha256: str
+    notes: tuple[str, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -78,58 +67,74 @@ class Checkpoint:
         return family_of(self.config)
 
     def build(self) -> nn.Module:
-        """The model with these weights, float32, in evaluation mode.
-
-        Raises:
-            CheckpointError: tensors are missing, unexpected, misshapen or not finite; all are
-                listed.
-        """
-        with torch.device("meta"):
-            model = self.family.build(self.config)
-        check_fit(model, self.state_dict, source=str(self.file))
-        broken = [key for key, value in self.state_dict.items() if not value.isfinite().all()]
-        if broken:
-            raise CheckpointError(f"{self.file} holds NaN or infinity in {', '.join(broken)}")
+        """The model with these weights, float32, in evaluation mode."""
+        model = empty_model(self.config)
         model.load_state_dict(self.state_dict, assign=True)
         return model.float().eval()
 
 
-def load_checkpoint(path: Path, *, arch: str | None = None, use_ema: bool = False) -> Checkpoint:
-    """Read a checkpoint.
+def load_checkpoint(
+    path: Path,
+    *,
+    arch: str | None = None,
+    use_ema: bool = False,
+    weights: str | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Checkpoint:
+    """Read a checkpoint, and check that its tensors are weights that fit its model.
 
     Args:
-        path: `.pth`, `.pt`, `.ckpt`, `.bin` or `.safetensors`.
+        path: `.pth`, `.pt`, `.ckpt`, `.bin`, `.safetensors`, `.index.json` of shards, or a folder
+            with `config.json` and weights.
         arch: name of the preset, for a file that does not say and shapes that do not tell.
-        use_ema: take the averaged weights ("model_ema") instead of "model".
+        use_ema: take averaged weights, such as those under "model_ema".
+        weights: dotted key that the weights are under, where several fit.
+        image_size: height and width of the model's input, where shapes do not tell.
 
     Raises:
-        CheckpointError: the file is missing, is no checkpoint, wants to run code, or does not fit.
+        CheckpointError: the file is missing, is no checkpoint, or does not fit; every tensor that
+            is missing, unexpected, misshapen, of a kind that cannot be used or not finite is named.
         ConfigError: `arch` is no preset.
+        UsageError: `weights` and `use_ema` together.
     """
-    content = _read(path)
-    state_dict, weights = _select_weights(content, path, use_ema=use_ema)
-    inferred: list[str] = []
-    config = _config_of(content, state_dict, path, arch, inferred)
+    if weights is not None and use_ema:
+        raise UsageError("--weights KEY names the weights: leave out --use-ema")
+    source = Source(path, read_content(path), WeightsOption(weights, use_ema), image_size)
+    config, fit = source.configured(arch) or source.inferred(arch)
+    key = key_of(source.tree, fit, source.option)
+    if is_averaged(fit.node) and not use_ema and weights is None:
+        source.assumed.append(f"averaged weights, under {key}: no others fit")
     return Checkpoint(
         config=config,
-        state_dict=state_dict,
-        preprocess=_preprocess_of(content, config, path, inferred),
-        classes=_classes_of(content, config, path, inferred),
+        state_dict=ModelTensors(config).of(fit, path),
+        preprocess=_preprocess_of(source.content.values, config, path, source.assumed),
+        classes=_classes_of(source.content.values, config, path, source.assumed),
         architecture=family_of(config).preset_name(config),
-        weights=weights,
-        inferred=tuple(inferred),
+        weights=key,
+        inferred=tuple(source.assumed),
+        notes=(*source.content.notes, *source.notes, *source.account(fit)),
         file=path,
-        sha256=sha256_of(path),
+        sha256=source.content.sha256(),
     )
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """The tensors of a file by name, prefixes removed, whatever model they are of.
+    """The tensors of a file by name, whatever model they are of.
+
+    They are those of the dictionary with the most; what all names begin with is removed.
 
     Raises:
-        CheckpointError: the file is missing, is no checkpoint, or wants to run code.
+        CheckpointError: the file is missing, is no checkpoint, or has no tensors.
     """
-    return _select_weights(_read(path), path, use_ema=False)[0]
+    source = Source(path, read_content(path), WeightsOption(), None)
+    node = source.largest()
+    while len(node.children) == 1 and node.tensor is None:
+        (node,) = node.children.values()
+    return {
+        ".".join(leaf.path[len(node.path) :]): leaf.tensor
+        for leaf in node.leaves()
+        if leaf.tensor is not None
+    }
 
 
 def save_checkpoint(
@@ -158,6 +163,8 @@ def save_checkpoint(
     }
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
+            import safetensors.torch
+
             metadata = {key: json.dumps(value) for key, value in about.items()}
             contiguous = {key: value.contiguous() for key, value in state_dict.items()}
             safetensors.torch.save_file(contiguous, temporary, metadata=metadata)
@@ -178,198 +185,55 @@ def write_pickle(content: dict[str, Any], path: Path) -> None:
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
-def check_fit(model: nn.Module, state_dict: StateDict, *, source: str) -> None:
-    """Compare names and shapes.
-
-    Raises:
-        CheckpointError: lists every missing, unexpected and misshapen tensor.
-    """
-    problems = _misfits(model, state_dict)
-    if problems:
-        raise CheckpointError(
-            f"{source} does not fit the model ({len(problems)} tensors):\n  "
-            + "\n  ".join(problems)
-        )
-
-
-def _misfits(model: nn.Module, state_dict: StateDict) -> list[str]:
-    expected = model.state_dict()
-    missing = [
-        f"missing    {key} {_shape(expected[key])}" for key in expected if key not in state_dict
-    ]
-    unexpected = [
-        f"unexpected {key} {_shape(state_dict[key])}" for key in state_dict if key not in expected
-    ]
-    misshapen = [
-        f"misshapen  {key} {_shape(state_dict[key])}, the model has {_shape(expected[key])}"
-        for key in expected
-        if key in state_dict and state_dict[key].shape != expected[key].shape
-    ]
-    return missing + unexpected + misshapen
-
-
-def _shape(tensor: Tensor) -> list[int]:
-    return list(tensor.shape)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        path.open("rb").close()
-    except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint at {path}") from None
-    except OSError as error:  # a folder, or a file of somebody else
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
-            wanted = str(error).partition("GLOBAL ")[2].split(" ")[0] or "an unknown object"
-            raise CheckpointError(
-                f"{path} is a pickle that wants to create {wanted}: refused, because that can run "
-                "any code. Save its state_dict alone, or use safetensors"
-            ) from None
-        raise CheckpointError(_NO_CHECKPOINT.format(path=path)) from None
-    # What the unpickler does with bytes that are no pickle depends on the bytes.
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise CheckpointError(_NO_CHECKPOINT.format(path=path)) from None
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}; expected a dictionary of tensors"
-        )
-    return content
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-        about = {
-            key: json.loads(metadata[key])
-            for key in ("family", "config", "preprocess", "classes")
-            if key in metadata
-        }
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
-    return {"model": tensors, **about}
-
-
-def _select_weights(
-    content: dict[str, Any], path: Path, *, use_ema: bool
-) -> tuple[StateDict, Literal["model", "model_ema"]]:
-    """The state_dict to use, its prefixes removed, and where it was found."""
-    if use_ema:
-        found = content.get("model_ema")
-        if not isinstance(found, dict):
-            present = sorted(map(str, content))[:_LISTED]
-            raise CheckpointError(f"{path} has no averaged weights (model_ema); it has {present}")
-        return _clean(found, path), "model_ema"
-    for key in ("model", "state_dict"):
-        if isinstance(content.get(key), dict):
-            return _clean(content[key], path), "model"
-    return _clean(content, path), "model"
-
-
-def _clean(state_dict: dict[str, Any], path: Path) -> StateDict:
-    """Tensors only, and no wrapper's prefixes (they can be nested in any order)."""
-    strangers = [str(key) for key, value in state_dict.items() if not isinstance(value, Tensor)]
-    if strangers or not state_dict:
-        raise CheckpointError(
-            f"{path} holds no state_dict: expected tensors by name"
-            + (f", found other things under {strangers[:_LISTED]}" if strangers else "")
-        )
-    cleaned = {}
-    for key, value in state_dict.items():
-        name = str(key)
-        while name.startswith(_PREFIXES):
-            name = name.removeprefix(next(p for p in _PREFIXES if name.startswith(p)))
-        cleaned[name] = value
-    cleaned.pop("n_averaged", None)  # AveragedModel's counter
-    return cleaned
-
-
-def _config_of(
-    content: dict[str, Any],
-    state_dict: StateDict,
-    path: Path,
-    arch: str | None,
-    inferred: list[str],
-) -> Configuration:
-    stored = content.get("config")
-    if isinstance(stored, dict):
-        try:
-            family = find_family(str(content.get("family", DEFAULT)))
-            config: Configuration = family.read_config(stored)
-        except ConfigError as error:
-            raise CheckpointError(f"{path}: its config is invalid: {error}") from None
-        found = family.preset_name(config)
-        if arch is not None and found != arch:
-            family_of_preset(arch)  # a misspelt name is its own error
-            raise CheckpointError(f"{path} says it is {found}, --arch says {arch}")
-        return config
-    if arch is not None:
-        candidates = {arch: family_of_preset(arch)}
-    else:
-        candidates = {name: family for family in all_families() for name in family.presets}
-    shapes = {key: tuple(value.shape) for key, value in state_dict.items()}
-    misfits: dict[str, list[str]] = {}
-    for name, family in candidates.items():
-        config = family.fitted_preset(name, shapes)
-        with torch.device("meta"):
-            misfits[name] = _misfits(family.build(config), state_dict)
-        if not misfits[name]:
-            if arch is None:
-                inferred.append(
-                    f"architecture {name} {list(config.image_size)}, from the tensor shapes"
-                )
-            return config
-    nearest = min(misfits, key=lambda name: len(misfits[name]))
-    raise CheckpointError(
-        f"{path} says no configuration, and its tensors fit none of {', '.join(candidates)}. "
-        f"Nearest is {nearest}, with {len(misfits[nearest])} tensors that differ:\n  "
-        + "\n  ".join(misfits[nearest])
-    )
-
-
 def _preprocess_of(
-    content: dict[str, Any], config: Configuration, path: Path, inferred: list[str]
+    content: Mapping[str, Any], config: Configuration, path: Path, inferred: list[str]
 ) -> Preprocess:
-    if "preprocess" not in content or not isinstance(content["preprocess"], dict):
-        preprocess = Preprocess.for_size(config.image_size)
+    given = content.get("preprocess")
+    if not isinstance(given, dict):
+        preprocess = Preprocess.for_size(config.image_size, config.in_channels)
+        why = "the file does not say"
+        if given is not None:  # such as a transform of torchvision, which was not created
+            why = f"its preprocess entry is no dictionary but a {type(given).__name__}"
         inferred.append(
-            f"preprocessing: resize {preprocess.resize}, crop {list(preprocess.crop)}, "
-            f"{preprocess.interpolation}, ImageNet mean and std (the file does not say)"
+            f"preprocessing: {preprocess.sizes}, crop {list(preprocess.crop)}, "
+            f"{preprocess.interpolation}, ImageNet mean and std ({why})"
         )
         return preprocess
     try:
-        preprocess = Preprocess.model_validate(content["preprocess"])
+        preprocess = Preprocess.model_validate(given)
     except ValidationError as error:
-        raise CheckpointError(f"{path}: its preprocess entry is invalid: {error}") from None
+        raise CheckpointError(
+            f"{path}: its preprocess entry is invalid: {problems(error)}"
+        ) from None
     if preprocess.crop != config.image_size:
         raise CheckpointError(
             f"{path}: preprocessing crops to {list(preprocess.crop)}, the model takes "
             f"{list(config.image_size)}"
         )
+    if len(preprocess.mean) != config.in_channels:
+        raise CheckpointError(
+            f"{path}: preprocessing gives {len(preprocess.mean)} channels, the model takes "
+            f"{config.in_channels}"
+        )
     return preprocess
 
 
 def _classes_of(
-    content: dict[str, Any], config: Configuration, path: Path, inferred: list[str]
+    content: Mapping[str, Any], config: Configuration, path: Path, inferred: list[str]
 ) -> tuple[str, ...]:
     names = content.get("classes")
     if names is None:
         inferred.append("class names: numbers (the file has none; see --classes)")
         return tuple(str(index) for index in range(config.num_classes))
-    if (
-        not isinstance(names, list | tuple)
-        or len(names) != config.num_classes
-        or not all(isinstance(name, str) for name in names)
-    ):
-        raise CheckpointError(
-            f"{path}: its classes entry must be {config.num_classes} names, one for each logit"
-        )
-    return tuple(names)
+    if isinstance(names, dict) and set(names) == set(range(config.num_classes)):
+        names = [names[index] for index in range(config.num_classes)]
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        found = f"a {type(names).__name__}"
+    elif len(names) != config.num_classes:
+        found = str(len(names))
+    else:
+        return tuple(names)
+    raise CheckpointError(
+        f"{path}: its classes entry must be {config.num_classes} names, one for each logit; "
+        f"found {found} (--classes FILE gives others)"
+    )

@@ -6,7 +6,7 @@ The schema is a pydantic model; `docs/manifest.schema.json` is its JSON Schema.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, NamedTuple, Union
+from typing import Annotated, Any, Literal, NamedTuple, Self, Union
 
 from pydantic import (
     AliasChoices,
@@ -16,6 +16,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationInfo,
+    model_validator,
 )
 
 from lavit_deploy.common.environment import Environment
@@ -68,17 +69,18 @@ class _Record(BaseModel):
 
 
 class CheckpointRecord(_Record):
-    """The file that everything was made from.
+    """The file or folder that everything was made from.
 
     Attributes:
         file: its name, without folders.
-        sha256: hash of its bytes.
-        weights: "model", or "model_ema" where the averaged weights were taken.
+        sha256: hash of its bytes; of several files, of what `sha256sum` prints of them by name.
+        weights: dotted key of the weights that were taken, such as "model" or "model_ema"; empty
+            where they are all that the file holds.
     """
 
     file: str
     sha256: Sha256
-    weights: Literal["model", "model_ema"] = "model"
+    weights: str = "model"
 
 
 class BatchRange(_Record):
@@ -434,6 +436,27 @@ class Manifest(_Record):
     int8: str | None = None
     command: tuple[str, ...]
     created: str
+
+    @model_validator(mode="after")
+    def _check_pictures(self) -> Self:
+        channels, crop = len(self.preprocess.mean), self.preprocess.crop
+        if channels != self.config.in_channels:
+            raise ValueError(
+                f"preprocess gives {channels} channels, the model takes {self.config.in_channels}"
+            )
+        if crop != self.config.image_size:
+            raise ValueError(
+                f"preprocess crops to {list(crop)}, the model takes {list(self.config.image_size)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        if len(self.classes) != self.config.num_classes:
+            raise ValueError(
+                f"{len(self.classes)} classes for a model of {self.config.num_classes} outputs"
+            )
+        return self
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ OF_SEVERAL_MODULES = {
     "benchmarks/test_gpu_programs.py",
     "benchmarks/test_int8_report.py",
     "benchmarks/test_load.py",
+    "export/test_configurations.py",  # of every step from a configuration to a graph
     "export/mobile/test_cli.py",  # lavit-export where a format's tools fail
     "export/mobile/test_shipped_checkpoint.py",
     "export/mobile/test_silent_faults.py",

@@ -1,4 +1,5 @@
 import io
+import re
 import zlib
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from lavit_deploy.common.errors import (
     CorruptImageError,
@@ -13,6 +15,7 @@ from lavit_deploy.common.errors import (
     ImageTooLargeError,
     UnsupportedImageError,
 )
+from lavit_deploy.common.validation import problems
 from lavit_deploy.preprocess import (
     FORMATS,
     JPEG_TOLERANCE,
@@ -329,3 +332,101 @@ def test_normalising_is_the_textbook_formula():
 
 def test_the_default_is_the_papers_evaluation():
     assert Preprocess.for_size((224, 224)) == Preprocess()
+
+
+def test_a_default_that_is_not_square_covers_the_input():
+    """The shorter side alone, at 256 / 224 of 64, left 71 % of a 64 x 256 input black."""
+    preprocess = Preprocess.for_size((64, 256))
+    assert preprocess.resize == (73, 293)
+    for size in ((640, 480), (480, 640), (300, 300), (2000, 200), (64, 256)):
+        assert (preprocess(Image.new("RGB", size, "white")) == 255).all()
+    assert Preprocess.for_size((96, 96)).resize == 110
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 64), st.integers(1, 64))
+def test_a_box_is_covered_as_tightly_as_the_shape_allows(width, height, box_height, box_width):
+    preprocess = Preprocess(resize=(box_height, box_width), crop=(1, 1))
+    found_width, found_height = preprocess.resized((width, height))
+    assert found_width >= box_width
+    assert found_height >= box_height
+    assert found_width == box_width or found_height == box_height
+    square = Preprocess(resize=(box_height, box_height), crop=(1, 1))
+    assert square.resized((width, height)) == Preprocess(resize=box_height).resized((width, height))
+
+
+def test_large_jpegs_are_decoded_at_a_fraction_for_a_box_too():
+    data = encoded(photograph(1033, 517).convert("RGB"), "JPEG", quality=90)
+    preprocess = Preprocess(resize=(32, 96), crop=(28, 84))
+    difference = np.abs(
+        prepare(data, preprocess).astype(int) - preprocess(decode(data)).astype(int)
+    )
+    assert difference.mean() <= JPEG_TOLERANCE
+
+
+TRANSPARENT = (200, 100, 50, 0)
+OF_CHANNELS = {
+    1: Preprocess(resize=4, crop=(4, 4), mean=(0.5,), std=(0.5,)),
+    2: Preprocess(resize=4, crop=(4, 4), mean=(0.5,) * 2, std=(0.5,) * 2),
+    4: Preprocess(resize=4, crop=(4, 4), mean=(0.5,) * 4, std=(0.5,) * 4),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
+def test_every_mode_becomes_the_models_channels(channels, mode):
+    preprocess = OF_CHANNELS[channels]
+    picture = Image.new("L", (9, 7), 255)
+    picture = Image.fromarray(np.full((7, 9), 65535, np.uint16)) if mode == "I;16" else picture
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    pixels = preprocess(picture)
+    assert (pixels.shape, pixels.dtype) == ((4, 4, channels), np.uint8)
+    assert (pixels == 255).all()  # white, and opaque where there is alpha
+    assert normalise(pixels[None], preprocess).shape == (1, channels, 4, 4)
+
+
+def test_grey_is_weighted_as_pillow_does_and_transparency_lies_on_white():
+    red = Image.new("RGB", (4, 4), (255, 0, 0))
+    assert np.unique(OF_CHANNELS[1](red)).tolist() == [76]  # 0.299 of 255
+    clear = Image.new("RGBA", (4, 4), TRANSPARENT)
+    assert np.unique(OF_CHANNELS[1](clear)).tolist() == [255]
+    assert OF_CHANNELS[4](clear)[0, 0].tolist() == list(TRANSPARENT)
+    assert OF_CHANNELS[2](clear)[0, 0].tolist() == [124, 0]
+
+
+def test_a_file_with_alpha_keeps_it_for_a_model_that_takes_it():
+    samples = np.random.default_rng(5).integers(0, 256, (4, 4, 4), dtype=np.uint8)
+    data = encoded(Image.fromarray(samples))
+    np.testing.assert_array_equal(prepare(data, OF_CHANNELS[4]), samples)
+    np.testing.assert_array_equal(OF_CHANNELS[4](decode(data, mode="RGBA")), samples)
+
+
+def test_a_large_grey_jpeg_is_decoded_at_a_fraction_within_the_tolerance():
+    data = encoded(photograph(640, 480).convert("L"), "JPEG", quality=90)
+    grey = Preprocess(resize=64, crop=(56, 56), mean=(0.5,), std=(0.5,))
+    difference = np.abs(prepare(data, grey).astype(int) - grey(decode(data)).astype(int))
+    assert difference.mean() <= JPEG_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)},
+            r"on the 0..255 scale; .* mean \(0.485, 0.456, 0.406\) and std \(0.229, 0.224, 0.225\)",
+        ),
+        ({"mean": (0,) * 3, "std": (255,) * 3}, r"mean \(0.0, .*\) and std \(1.0, 1.0, 1.0\)"),
+        ({"mean": (float("nan"), 0, 0)}, "mean.0.*finite number"),
+        ({"std": (0.5, float("inf"), 0.5)}, "std.1.*finite number"),
+        ({"std": (0.5, 0, 0.5)}, "std.1.*greater than 0"),
+        ({"mean": (0.5,)}, "mean has 1 channels, std has 3"),
+        ({"mean": (0.5,) * 5, "std": (0.5,) * 5}, "mean has 5 channels; pictures have 1 to 4"),
+        ({"mean": (), "std": ()}, "mean has 0 channels"),
+        ({"resize": (0, 4)}, "resize"),
+        ({"resize": 0}, "resize"),
+    ],
+)
+def test_what_cannot_be_a_preprocessing_is_refused_in_one_line(values, message):
+    with pytest.raises(ValidationError) as caught:
+        Preprocess(**values)
+    assert re.search(message, problems(caught.value))
+    assert "\n" not in problems(caught.value)

@@ -16,8 +16,12 @@ def main(file: Path, picture: Path) -> None:
     model = coremltools.models.MLModel(str(file))
     about = json.loads(model.user_defined_metadata["lavit"])
     wanted = about["preprocess"]
-    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
-    scale = wanted["resize"] / min(image.size)
+    image = ImageOps.exif_transpose(Image.open(picture)).convert(wanted.get("mode", "RGB"))
+    resize = wanted["resize"]
+    if isinstance(resize, list):  # height and width of a box that the picture covers
+        scale = max(resize[0] / image.height, resize[1] / image.width)
+    else:
+        scale = resize / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     image = image.resize(size, Image.Resampling[wanted["interpolation"].upper()])
     height, width = wanted["crop"]

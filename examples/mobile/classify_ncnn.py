@@ -13,16 +13,20 @@ from PIL import Image, ImageOps
 
 
 def prepared(picture: Path, about: dict) -> np.ndarray:
-    """The picture as uint8 [1, H, W, 3]: shorter side resized, centre cropped."""
+    """The picture as uint8 [1, H, W, C]: resized, centre cropped."""
     wanted = about["preprocess"]
-    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
-    scale = wanted["resize"] / min(image.size)
+    image = ImageOps.exif_transpose(Image.open(picture)).convert(wanted.get("mode", "RGB"))
+    resize = wanted["resize"]
+    if isinstance(resize, list):  # height and width of a box that the picture covers
+        scale = max(resize[0] / image.height, resize[1] / image.width)
+    else:
+        scale = resize / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     image = image.resize(size, Image.Resampling[wanted["interpolation"].upper()])
     height, width = wanted["crop"]
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     image = image.crop((left, top, left + width, top + height))
-    return np.asarray(image, dtype=np.uint8)[None]
+    return np.asarray(image, dtype=np.uint8).reshape(1, height, width, -1)
 
 
 def described(file: Path) -> dict:
@@ -31,17 +35,16 @@ def described(file: Path) -> dict:
 
 
 def run(file: Path, image: np.ndarray) -> np.ndarray:
-    """Logits of a uint8 picture [1, H, W, 3]."""
+    """Logits of a uint8 picture [1, H, W, C]."""
     net = ncnn.Net()
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     net.opt.use_bf16_storage = False
     net.load_param(str(file))
     net.load_model(str(file.with_suffix(".bin")))
-    height, width = image.shape[1:3]
-    pixels = np.ascontiguousarray(image[0])
+    # [1, H, W, C] -> [C, H, W]
+    planes = np.ascontiguousarray(image[0].transpose(2, 0, 1), dtype=np.float32)
     with net.create_extractor() as extractor:
-        mat = ncnn.Mat.from_pixels(pixels, ncnn.Mat.PixelType.PIXEL_RGB, width, height)
-        extractor.input("in0", mat)
+        extractor.input("in0", ncnn.Mat(planes))
         return np.array(extractor.extract("out0")[1])
 
 

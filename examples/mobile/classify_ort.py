@@ -13,16 +13,20 @@ from PIL import Image, ImageOps
 
 
 def prepared(picture: Path, about: dict) -> np.ndarray:
-    """The picture as uint8 [1, H, W, 3]: shorter side resized, centre cropped."""
+    """The picture as uint8 [1, H, W, C]: resized, centre cropped."""
     wanted = about["preprocess"]
-    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
-    scale = wanted["resize"] / min(image.size)
+    image = ImageOps.exif_transpose(Image.open(picture)).convert(wanted.get("mode", "RGB"))
+    resize = wanted["resize"]
+    if isinstance(resize, list):  # height and width of a box that the picture covers
+        scale = max(resize[0] / image.height, resize[1] / image.width)
+    else:
+        scale = resize / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     image = image.resize(size, Image.Resampling[wanted["interpolation"].upper()])
     height, width = wanted["crop"]
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     image = image.crop((left, top, left + width, top + height))
-    return np.asarray(image, dtype=np.uint8)[None]
+    return np.asarray(image, dtype=np.uint8).reshape(1, height, width, -1)
 
 
 def described(file: Path) -> dict:
@@ -31,7 +35,7 @@ def described(file: Path) -> dict:
 
 
 def run(file: Path, image: np.ndarray) -> np.ndarray:
-    """Logits of a uint8 picture [1, H, W, 3]."""
+    """Logits of a uint8 picture [1, H, W, C]."""
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: image})[0]
 

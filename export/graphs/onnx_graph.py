@@ -32,7 +32,7 @@ OUTPUT_NAME = "logits"
 
 
 class WithNormalisation(nn.Module):
-    """A model with its normalisation inside: uint8 [B, H, W, 3] -> what the model gives.
+    """A model with its normalisation inside: uint8 [B, H, W, C] -> what the model gives.
 
     The service then sends a quarter of the bytes, and there is no mean or std to get wrong.
     """
@@ -50,7 +50,7 @@ class WithNormalisation(nn.Module):
         self.register_buffer("shift", (mean / std).float()[:, None, None])  # [3, 1, 1]
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.permute(0, 3, 1, 2).float()  # [B, H, W, 3] -> [B, 3, H, W]
+        x = images.permute(0, 3, 1, 2).float()  # [B, H, W, C] -> [B, 3, H, W]
         return self.model(x * self.scale - self.shift)
 
 

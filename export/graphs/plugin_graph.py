@@ -18,7 +18,7 @@ from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.common.errors import ExportError
 from lavit_deploy.export.graphs.lavit_only import need_lavit
 from lavit_deploy.folding.fold import Folding, default_rewrites, fold
-from lavit_deploy.folding.modules import FoldedLaViT
+from lavit_deploy.folding.modules.model import FoldedLaViT
 from lavit_deploy.folding.rewrite import Rewrite
 
 DOMAIN = "lavit"

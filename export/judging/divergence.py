@@ -16,7 +16,7 @@ from lavit_deploy.preprocess import Pixels, Preprocess, normalise
 from lavit_deploy.runtimes.onnxruntime import import_onnxruntime
 
 GraphRunner = Callable[[onnx.ModelProto, list[str], Pixels], list[np.ndarray]]
-"""Runs a graph on uint8 pictures [B, H, W, 3] and gives the outputs of these names."""
+"""Runs a graph on uint8 pictures [B, H, W, C] and gives the outputs of these names."""
 
 _ROOT = "model."
 """Scope of the model inside the exported wrapper."""
@@ -42,7 +42,7 @@ def first_divergent_layer(
     Args:
         graph: the artifact's graph, from `write_onnx`.
         model: the float32 reference.
-        images: a few uint8 pictures [B, H, W, 3].
+        images: a few uint8 pictures [B, H, W, C].
         preprocess: mean and std of the reference.
         tolerance: largest allowed ||difference|| / ||reference|| of a layer's output.
         run: runs a graph; default: ONNX Runtime on the CPU.

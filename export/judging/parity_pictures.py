@@ -41,7 +41,7 @@ class ParityPictures:
     """Preprocessed pictures and where they came from.
 
     Attributes:
-        images: uint8 [B, H, W, 3].
+        images: uint8 [B, H, W, C].
         source: one phrase for the manifest.
         skipped: files that could not be read, with the reason.
     """
@@ -66,7 +66,7 @@ def sample_pictures(preprocess: Preprocess) -> ParityPictures:
     images = [
         preprocess(view)
         for name in SAMPLES
-        for view in _views(decode((folder / name).read_bytes()))
+        for view in _views(decode((folder / name).read_bytes(), mode=preprocess.mode))
     ]
     return ParityPictures(
         np.stack(images), f"{len(SAMPLES)} scikit-image samples, crops and mirrors"
@@ -96,7 +96,7 @@ def folder_pictures(folder: Path, preprocess: Preprocess, *, limit: int = 512) -
         if len(images) == limit:
             break
         try:
-            images.append(preprocess(decode(path.read_bytes())))
+            images.append(preprocess(decode(path.read_bytes(), mode=preprocess.mode)))
         except ImageError as error:
             skipped.append(f"{path.relative_to(folder)}: {error}")
     if not images:

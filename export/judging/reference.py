@@ -18,7 +18,7 @@ def reference_logits(model: nn.Module, images: Pixels, preprocess: Preprocess) -
 
     Args:
         model: float32, in evaluation mode.
-        images: uint8 [B, H, W, 3].
+        images: uint8 [B, H, W, C].
         preprocess: mean and std.
     """
     with torch.inference_mode():

@@ -7,6 +7,7 @@ from typing import Any
 
 from lavit_deploy.checkpoint import Checkpoint
 from lavit_deploy.export.mobile.formats.format import Format
+from lavit_deploy.preprocess import CHANNELS
 
 
 def sidecar(checkpoint: Checkpoint, form: Format, file: str) -> dict[str, Any]:
@@ -17,18 +18,20 @@ def sidecar(checkpoint: Checkpoint, form: Format, file: str) -> dict[str, Any]:
         form: the format.
         file: the file's name.
     """
-    height, width = checkpoint.config.image_size
     preprocess = checkpoint.preprocess
+    height, width, channels = preprocess.shape
     return {
         "name": checkpoint.architecture,
         "file": file,
         "input": {
-            "layout": form.layout,
+            "layout": form.layout.replace("C", str(channels)),
             "height": height,
             "width": width,
-            "description": f"{width} x {height}, {form.colours}; mean and std are inside",
+            "description": f"{width} x {height}, {CHANNELS[preprocess.mode]}, {form.colours}; "
+            "mean and std are inside",
         },
         "preprocess": {
+            "mode": preprocess.mode,
             "resize": preprocess.resize,
             "crop": list(preprocess.crop),
             "interpolation": preprocess.interpolation,

@@ -14,13 +14,9 @@ from torch import Tensor, nn
 
 from lavit_deploy.export.graphs.lavit_only import need_lavit
 from lavit_deploy.folding.fold import default_rewrites, fold
-from lavit_deploy.folding.modules import (
-    FoldedLaViT,
-    FoldedResidual,
-    PatchEmbed,
-    PatchProduct,
-    Reduction,
-)
+from lavit_deploy.folding.modules.model import FoldedLaViT
+from lavit_deploy.folding.modules.patches import FoldedPatchEmbed, PatchProduct, Reduction
+from lavit_deploy.folding.modules.scores import FoldedResidual
 from lavit_deploy.folding.rewrites.absorbed_projections import AbsorbProjections
 from lavit_deploy.preprocess import Preprocess
 
@@ -114,10 +110,10 @@ class MobileResidual(nn.Module):
 
 
 class ChannelsFirst(nn.Module):
-    """The model for formats whose pictures are float [1, 3, H, W] on the 0..255 scale.
+    """The model for formats whose pictures are float [1, C, H, W] on the 0..255 scale.
 
     Args:
-        model: takes [1, H, W, 3].
+        model: takes [1, H, W, C].
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -125,11 +121,11 @@ class ChannelsFirst(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images.permute(0, 2, 3, 1))  # [1, 3, H, W] -> [1, H, W, 3]
+        return self.model(images.permute(0, 2, 3, 1))  # [1, C, H, W] -> [1, H, W, C]
 
 
 def mobile_form(model: nn.Module, preprocess: Preprocess) -> FoldedLaViT:
-    """An equal model for one picture, uint8 or float [1, H, W, 3] on the 0..255 scale.
+    """An equal model for one picture, uint8 or float [1, H, W, C] on the 0..255 scale.
 
     Projections are not absorbed into the keys: that trades products with constants, which
     quantizers and delegates are made for, for products of activations.
@@ -150,7 +146,9 @@ def mobile_form(model: nn.Module, preprocess: Preprocess) -> FoldedLaViT:
             stage.residual = MobileResidual(stage.residual)
     first = folded.stage(0).patch_embed
     for holder in folded.modules():
-        if isinstance(holder, PatchEmbed | Reduction) and isinstance(holder.patches, PatchProduct):
+        if isinstance(holder, FoldedPatchEmbed | Reduction) and isinstance(
+            holder.patches, PatchProduct
+        ):
             holder.patches = MobilePatches(holder.patches, pixels=holder is first)
     return folded.eval()
 
@@ -161,7 +159,7 @@ def write_program(model: FoldedLaViT, path: Path, *, planar: bool) -> None:
     Args:
         model: from `mobile_form`.
         path: a `.pt2` file.
-        planar: take float32 [1, 3, H, W] on the 0..255 scale; else uint8 [1, H, W, 3].
+        planar: take float32 [1, C, H, W] on the 0..255 scale; else uint8 [1, H, W, C].
     """
     height, width = model.config.image_size
     channels = model.config.in_channels

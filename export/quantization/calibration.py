@@ -170,7 +170,7 @@ def _read(
     for path in paths:
         inside = path.relative_to(folder)
         try:
-            images.append(preprocess(decode(path.read_bytes())))
+            images.append(preprocess(decode(path.read_bytes(), mode=preprocess.mode)))
         except (ImageError, OSError) as error:
             skipped.append(f"{inside}: {error}")
             continue

@@ -175,7 +175,7 @@ class AotiTarget(Target):
         )
 
     def _module(self, context: BuildContext, precision: Precision, form: Form) -> nn.Module:
-        """What to compile: uint8 pictures [B, H, W, 3] -> float32 logits [B, K]."""
+        """What to compile: uint8 pictures [B, H, W, C] -> float32 logits [B, K]."""
         if context.folded is None:
             literal = to_precision(context.model, precision)
             return WithNormalisation(literal, context.checkpoint.preprocess).eval().to(self.device)
@@ -233,7 +233,7 @@ class AotiTarget(Target):
         return AotiRuntime(
             file,
             max_batch=context.batch.maximum,
-            image_size=context.checkpoint.config.image_size,
+            picture=context.checkpoint.preprocess.shape,
             device=self.device,
         )
 

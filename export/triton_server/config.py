@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lavit_deploy.export.graphs.onnx_graph import INPUT_NAME, OUTPUT_NAME
 from lavit_deploy.manifest import Artifact, Manifest, RuntimeName
-from lavit_deploy.preprocess import Preprocess
+from lavit_deploy.preprocess import CHANNELS, Preprocess
 
 LABELS = "labels.txt"
 _QUEUE = 256
@@ -46,7 +46,7 @@ def computes_in(artifact: Artifact) -> str:
 def config_text(name: str, manifest: Manifest, artifact: Artifact) -> str:
     """The text of `config.pbtxt`.
 
-    Every artifact of a server takes uint8 pictures [B, H, W, 3] and normalises them itself, so no
+    Every artifact of a server takes uint8 pictures [B, H, W, C] and normalises them itself, so no
     ensemble is needed; Triton leaves the batch out of `dims`.
 
     Args:
@@ -98,8 +98,8 @@ def _pictures(preprocess: Preprocess) -> str:
     """What a client does to a picture, in words."""
     height, width = preprocess.crop
     return (
-        f"RGB, shorter side {preprocess.resize} ({preprocess.interpolation}), centre crop "
-        f"{height} x {width}; mean and std are applied inside"
+        f"{CHANNELS[preprocess.mode]}, {preprocess.sizes} ({preprocess.interpolation}), "
+        f"centre crop {height} x {width}; mean and std are applied inside"
     )
 
 

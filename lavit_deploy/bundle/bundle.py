@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from lavit_deploy.common.atomic_files import sha256_of, write_text
 from lavit_deploy.common.errors import BundleError, ConfigError
+from lavit_deploy.common.validation import problems
 from lavit_deploy.manifest import READABLE, Artifact, Manifest
 from lavit_deploy.tasks.catalogue import AnyTask, find_task
 
@@ -44,7 +45,9 @@ class Bundle:
             values = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise BundleError(f"{file} cannot be read as JSON: {error}") from None
-        version = values.get("schema_version") if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            raise BundleError(f"{file} holds a {type(values).__name__}, expected an object")
+        version = values.get("schema_version")
         if version not in READABLE:
             raise BundleError(
                 f"{file} has schema version {version!r}; this version reads {READABLE[0]} to "
@@ -54,7 +57,7 @@ class Bundle:
             bundle = cls(path, Manifest.model_validate(values))
             find_task(bundle.manifest.task)
         except ValidationError as error:
-            raise BundleError(f"{file} is not a valid manifest: {_problems(error)}") from None
+            raise BundleError(f"{file} is not a valid manifest: {problems(error)}") from None
         except ConfigError as error:
             raise BundleError(f"{file} holds an impossible model: {error}") from None
         return bundle
@@ -104,11 +107,3 @@ class Bundle:
                 f"the manifest says {expected[:12]}…"
             )
         return file
-
-
-def _problems(error: ValidationError) -> str:
-    """Every problem in one line: where, and what is wrong."""
-    return "; ".join(
-        ".".join(str(part) for part in problem["loc"]) + ": " + problem["msg"]
-        for problem in error.errors(include_url=False)
-    )

@@ -26,7 +26,7 @@ def write_pictures(folder: Path, images: Pixels, reference: Logits) -> ExtraFile
 
     Args:
         folder: the bundle.
-        images: uint8 [B, H, W, 3]; at most 16 are kept, evenly spread.
+        images: uint8 [B, H, W, C]; at most 16 are kept, evenly spread.
         reference: logits [B, K].
     """
     file = folder / PICTURES_FILE

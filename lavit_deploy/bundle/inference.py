@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +44,7 @@ def open_runtime(
         threads: threads within an operator; default: the cores that this process may use.
 
     Returns:
-        A context manager whose `infer` takes uint8 [B, H, W, 3] and gives float32 [B, K].
+        A context manager whose `infer` takes uint8 [B, H, W, C] and gives float32 [B, K].
 
     Raises:
         BundleError: nothing in it runs here, or a file is missing or altered.
@@ -72,7 +71,7 @@ def classify(
     Args:
         bundle: the bundle, or its folder.
         pictures: one picture, or a sequence of them: each a path, a file's bytes, a picture of
-            Pillow, or RGB pixels uint8 [H, W, 3].
+            Pillow, or pixels uint8 [H, W, C], C as the model takes.
         top_k: classes to name, at least 1; fewer if the model has fewer.
         artifact: by name, or "auto".
         device: where to compute.
@@ -102,7 +101,7 @@ def classify(
                 _pixels(item, manifest.preprocess)
                 for item in given[start : start + runtime.max_batch]
             ]
-            for logits in runtime.infer(np.stack(batch)):  # [B, H, W, 3] -> [B, K]
+            for logits in runtime.infer(np.stack(batch)):  # [B, H, W, C] -> [B, K]
                 task.check(logits, manifest.classes)
                 result = task.read(logits, top_k)
                 named = Ranked((manifest.classes[index], share) for index, share in result.classes)
@@ -116,7 +115,7 @@ def _opened(bundle: Bundle | Path | str) -> Bundle:
 
 
 def _pixels(picture: object, preprocess: Preprocess) -> Pixels:
-    """The model's input uint8 [H, W, 3] of one picture of any kind."""
+    """The model's input uint8 [H, W, C] of one picture of any kind."""
     if isinstance(picture, bytes):
         return prepare(picture, preprocess)
     if isinstance(picture, str | Path):
@@ -127,21 +126,27 @@ def _pixels(picture: object, preprocess: Preprocess) -> Pixels:
     from PIL import Image
 
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise UsageError(
-                f"pixels must be uint8 [H, W, 3], given {picture.dtype} {list(picture.shape)}"
-            )
-        picture = Image.fromarray(picture)
+        picture = Image.fromarray(_checked(picture, preprocess.shape[2]))
     if not isinstance(picture, Image.Image):
         raise UsageError(
-            "a picture is a path, bytes, a picture of Pillow or pixels uint8 [H, W, 3], given "
+            "a picture is a path, bytes, a picture of Pillow or pixels uint8 [H, W, C], given "
             f"{type(picture).__name__}"
         )
-    if picture.mode == "RGB":
-        return preprocess(picture)
-    buffer = BytesIO()  # transparency, palettes and 16 bits are treated as those of a file
     try:
-        picture.save(buffer, "PNG" if picture.mode != "CMYK" else "TIFF")
+        return preprocess(picture)
     except (OSError, ValueError) as error:
         raise CorruptImageError(f"a picture of mode {picture.mode}: {error}") from None
-    return prepare(buffer.getvalue(), preprocess)
+
+
+def _checked(pixels: np.ndarray, channels: int) -> Pixels:
+    """Pixels as Pillow takes them: grey without an axis for its one channel.
+
+    Raises:
+        UsageError: they are not uint8 [H, W, C] of the model's channels.
+    """
+    flat = pixels.ndim == 2 and channels == 1
+    if pixels.dtype != np.uint8 or not (flat or (pixels.ndim == 3 and pixels.shape[2] == channels)):
+        raise UsageError(
+            f"pixels must be uint8 [H, W, {channels}], given {pixels.dtype} {list(pixels.shape)}"
+        )
+    return pixels[:, :, 0] if channels == 1 and not flat else pixels  # [H, W, 1] -> [H, W]

@@ -21,7 +21,9 @@ from lavit_deploy.bundle.selection import Criteria, obstacle
 from lavit_deploy.common.alternation import alternate, median_ms
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError, LavitError
+from lavit_deploy.families.family import Configuration
 from lavit_deploy.manifest import Artifact, BatchTiming, Device, Footprint, Parity
+from lavit_deploy.preprocess import Pixels
 from lavit_deploy.runtimes.specs import distributions, is_for_servers
 
 Progress = Callable[[str], None]
@@ -76,7 +78,7 @@ def measure(
         }
         for size in sizes or _sizes(usable):
             progress(f"latency at batch {size}")
-            images = _noise(size, bundle.manifest.config.image_size)
+            images = _noise(size, bundle.manifest.config)
             calls = {name: partial(runtime.infer, images) for name, runtime in runtimes.items()}
             measured = alternate(calls, runs=_RUNS, budget_seconds=_SECONDS) if calls else {}
             for name, seconds in measured.items():
@@ -127,9 +129,10 @@ def _sizes(artifacts: Sequence[Artifact]) -> list[int]:
     return sorted({size for item in artifacts for size in (item.batch.minimum, item.batch.optimum)})
 
 
-def _noise(size: int, image_size: tuple[int, int]) -> np.ndarray:
-    """Random pictures uint8 [B, H, W, 3]; their content does not change the time."""
-    return np.random.default_rng(0).integers(0, 256, (size, *image_size, 3), dtype=np.uint8)
+def _noise(size: int, config: Configuration) -> Pixels:
+    """Random pictures uint8 [B, H, W, C]; their content does not change the time."""
+    shape = (size, *config.image_size, config.in_channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def _timing(size: int, seconds: list[float]) -> BatchTiming:
@@ -182,7 +185,7 @@ def _probe(path: str, name: str, device: Device, threads: str) -> Footprint:
     with open_artifact(bundle, artifact, device=device, threads=int(threads) or None) as runtime:
         seconds = time.perf_counter() - start
         size = artifact.batch.optimum
-        runtime.infer(_noise(size, bundle.manifest.config.image_size))
+        runtime.infer(_noise(size, bundle.manifest.config))
     peak = _peak_mib()
     return Footprint(
         load_seconds=round(seconds, 3),

@@ -45,7 +45,7 @@ def open_artifact(
             bundle.verified_file(artifact),
             folder=bundle.path,
             artifact=artifact,
-            image_size=bundle.manifest.config.image_size,
+            picture=bundle.manifest.preprocess.shape,
             device=device,
             threads=threads,
             spin=spin,

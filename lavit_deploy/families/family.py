@@ -7,6 +7,7 @@ a framework before a model is built.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -53,12 +54,13 @@ class ModelFamily(ABC, Generic[Config]):
     Attributes:
         name: in checkpoints and manifests, such as "lavit".
         task: what the outputs mean, by its name in `lavit_deploy.tasks`.
-        config_type: type of the configurations; no other family has it.
+        config_type: type of the configurations, a dataclass; no other family has it.
         presets: names of well-known sizes; a name is in no other family. Each function takes
             `num_classes` and `image_size`, the side of a square picture in pixels.
         module_parts: which part of `multiply_adds` a module's work belongs to: a regular expression
             of how the module's path begins, with a group "stage" for the 0-based stage where there
             are several, and the part; the first that matches counts.
+        free_fields: what of a configuration may be any while it is still the preset's.
     """
 
     name: ClassVar[str]
@@ -66,6 +68,7 @@ class ModelFamily(ABC, Generic[Config]):
     config_type: type[Config]
     presets: Mapping[str, Callable[..., Config]]
     module_parts: Sequence[tuple[str, str]] = ()
+    free_fields: frozenset[str] = frozenset({"image_size", "num_classes"})
 
     @abstractmethod
     def read_config(self, values: dict[str, Any]) -> Config:
@@ -140,6 +143,27 @@ class ModelFamily(ABC, Generic[Config]):
         del scope
         return False
 
+    def describes(self, values: Mapping[str, Any]) -> bool:
+        """Whether a dictionary is meant as a configuration of this family.
+
+        Checkpoints hold other things under `config` too, such as that of a training. Here: it has a
+        key that every configuration must have, or, where none must be, one that it may have.
+        """
+        required = {name for name, optional in self._fields().items() if not optional}
+        return not (required or set(self.config_keys())).isdisjoint(values)
+
+    def config_keys(self) -> frozenset[str]:
+        """The keys that a configuration may have."""
+        return frozenset(self._fields())
+
+    def _fields(self) -> dict[str, bool]:
+        """Fields of the configurations, which are dataclasses, and whether each has a default."""
+        missing = dataclasses.MISSING
+        return {
+            field.name: field.default is not missing or field.default_factory is not missing
+            for field in dataclasses.fields(self.config_type)  # type: ignore[arg-type] # see above
+        }
+
     def fitted_preset(self, name: str, shapes: Mapping[str, tuple[int, ...]]) -> Config:
         """A preset with what a checkpoint's tensors show, such as the number of classes.
 
@@ -150,13 +174,35 @@ class ModelFamily(ABC, Generic[Config]):
         del shapes
         return self.presets[name]()
 
+    def equal_sizes(
+        self, config: Config, shapes: Mapping[str, tuple[int, ...]]
+    ) -> tuple[tuple[int, int], ...]:
+        """Heights and widths of pictures at which a checkpoint's tensors have the same shapes.
+
+        Args:
+            config: fits the tensors.
+            shapes: shape of every tensor by its name.
+
+        Returns:
+            Those that are plausible, and that of `config` where the shapes depend on it; none
+            where they do not, and every size will do.
+        """
+        del config, shapes
+        return ()
+
     def preset_name(self, config: Config) -> str:
-        """The preset that a configuration is, whatever its classes and picture; else "custom"."""
-        for name, make in self.presets.items():
-            sizes = {"num_classes": config.num_classes, "image_size": config.image_size[0]}
-            if make(**sizes) == config:
-                return name
-        return CUSTOM
+        """The preset that a configuration is, whatever its `free_fields`; else "custom"."""
+        layout = self._layout(config)
+        names = (name for name, make in self.presets.items() if self._layout(make()) == layout)
+        return next(names, CUSTOM)
+
+    def _layout(self, config: Config) -> dict[str, Any]:
+        """What of a configuration makes it a preset.
+
+        A preset at the configuration's size is not asked for: there may be none.
+        """
+        values = config.to_dict()
+        return {key: value for key, value in values.items() if key not in self.free_fields}
 
     def resized(self, config: Config, image_size: tuple[int, int]) -> Config:
         """The same model for pictures of another height and width, in pixels.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lavit_deploy.common.errors import ConfigError
-from lavit_deploy.families.family import CUSTOM, ModelFamily
+from lavit_deploy.families.family import ModelFamily
 from lavit_deploy.model.config import PRESETS, STAGES, LaViTConfig
 from lavit_deploy.model.counts import parameter_count, stage_multiply_adds
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from lavit_deploy.folding.fold import Folding
     from lavit_deploy.model.lavit import LaViT
     from lavit_deploy.preprocess import Preprocess
+
+_NARROWEST = 4
+"""Longest side of a picture that is thought of unasked, as a multiple of the other."""
 
 _SCORE_MAPS = re.compile(r"\.chain(\.|$)|\.(theta|psi)(\.|$)|\.residual(\.|$)")
 """Maps of scores (Eq. 5 to 7), in the network and in its folded form."""
@@ -42,6 +45,34 @@ _MODULE_PARTS = (
 """Of LaViT as it is trained, and as it is folded for export."""
 
 
+_ATTENTION = "stages.{}.blocks.{}.attn"
+
+
+def _less_attention(config: LaViTConfig) -> list[tuple[int, int]]:
+    """The last LA layer of each stage that has one: 0-based stage and layer."""
+    last = [(stage, depth - 1) for stage, depth in enumerate(config.depths)]
+    return [(stage, layer) for stage, layer in last if config.is_less_attention(stage, layer)]
+
+
+def _tokens(config: LaViTConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[int, int]:
+    """Tokens on the grid of each stage whose LA maps are there, from their shapes."""
+    names = {
+        stage: f"{_ATTENTION.format(stage, layer)}.psi.weight"
+        for stage, layer in _less_attention(config)
+    }
+    return {
+        stage: shapes[name][0] - config.has_class_token(stage)
+        for stage, name in names.items()
+        if len(shapes.get(name, ())) == 2
+    }
+
+
+def _grids(tokens: int) -> list[tuple[int, int]]:
+    """Every grid of so many tokens that is not too narrow: height and width."""
+    sides = ((height, tokens // height) for height in range(1, tokens + 1) if tokens % height == 0)
+    return [grid for grid in sides if max(grid) <= _NARROWEST * min(grid)]
+
+
 class LaViTFamily(ModelFamily[LaViTConfig]):
     """Less-Attention Vision Transformers (CVPR 2024, arXiv:2406.00427)."""
 
@@ -49,6 +80,7 @@ class LaViTFamily(ModelFamily[LaViTConfig]):
     config_type = LaViTConfig
     presets = PRESETS
     module_parts = _MODULE_PARTS
+    free_fields = ModelFamily.free_fields | {"class_token", "in_channels"}
 
     def read_config(self, values: dict[str, Any]) -> LaViTConfig:
         return LaViTConfig.from_dict(values)
@@ -67,7 +99,7 @@ class LaViTFamily(ModelFamily[LaViTConfig]):
 
     def float32_modules(self, model: nn.Module) -> frozenset[str]:
         """What loses accuracy in half precision: maps of scores, and all outside the stages."""
-        from lavit_deploy.folding.modules import ScoreMap
+        from lavit_deploy.folding.modules.scores import ScoreMap
         from lavit_deploy.model.lavit import AttentionResidual
 
         outside = {name for name, _ in model.named_children() if name != "stages"}
@@ -97,7 +129,7 @@ class LaViTFamily(ModelFamily[LaViTConfig]):
         return fold(model, preprocess)
 
     def takes_pixels(self, model: nn.Module) -> bool:
-        from lavit_deploy.folding.modules import FoldedLaViT
+        from lavit_deploy.folding.modules.model import FoldedLaViT
 
         return isinstance(model, FoldedLaViT)
 
@@ -105,37 +137,58 @@ class LaViTFamily(ModelFamily[LaViTConfig]):
         return _SCORE_MAPS.search(scope) is not None
 
     def fitted_preset(self, name: str, shapes: Mapping[str, tuple[int, ...]]) -> LaViTConfig:
-        """The preset with the classes, class token and image size that the tensors show."""
+        """The preset with the channels, classes, class token and size that the tensors show."""
         config = self.preset(name)
         changes: dict[str, Any] = {}
         head = shapes.get("head.weight", ())
         if len(head) == 2:
             changes["num_classes"] = head[0]
+        first = shapes.get("stages.0.patch_embed.proj.weight", ())
+        if len(first) == 4:
+            changes["in_channels"] = first[1]
         changes["class_token"] = f"stages.{STAGES - 1}.class_token" in shapes
         changes["attention_residual"] = "stages.1.residual.scale" in shapes
-        for stage in range(STAGES):
-            psi = shapes.get(f"stages.{stage}.blocks.{config.depths[stage] - 1}.attn.psi.weight")
-            if psi is None:
-                continue
-            side = math.isqrt(psi[0])  # presets are square; a class token adds 1 below
-            stride = math.prod(config.patch_sizes[: stage + 1])
-            if side > 0:
-                changes["image_size"] = (side * stride, side * stride)
-            break
         try:
-            return dataclasses.replace(config, **changes)
+            changed = dataclasses.replace(config, **changes)
         except ConfigError:
             return config  # tensors of something else; the mismatch is reported against it
+        sizes = self.equal_sizes(changed, shapes)
+        if not sizes or changed.image_size in sizes:
+            return changed
+        return dataclasses.replace(changed, image_size=sizes[0])
 
-    def preset_name(self, config: LaViTConfig) -> str:
-        """The preset that `config` equals in all but image size, classes and class token."""
-        for name, make in PRESETS.items():
-            same_input = dataclasses.replace(
-                make(num_classes=config.num_classes), image_size=config.image_size
+    def equal_sizes(
+        self, config: LaViTConfig, shapes: Mapping[str, tuple[int, ...]]
+    ) -> tuple[tuple[int, int], ...]:
+        """Sizes whose tokens are as many as the LA maps have rows; none narrower than 1 to 4.
+
+        Psi is N x N and Theta M x M, so they show how many tokens there are and not how they lie.
+        """
+        sizes: list[tuple[int, int]] = []
+        for stage, count in _tokens(config, shapes).items():
+            stride = math.prod(config.patch_sizes[: stage + 1])
+            sizes = [(height * stride, width * stride) for height, width in _grids(count)]
+            break  # the others must agree, which `_fits` asks
+        fitting = [size for size in sizes if self._fits(config, size, shapes)]
+        return tuple(sorted(fitting, key=lambda size: max(size) / min(size)))
+
+    def _fits(
+        self, config: LaViTConfig, size: tuple[int, int], shapes: Mapping[str, tuple[int, ...]]
+    ) -> bool:
+        """Whether LA maps at a picture's size have the shapes of those that are given."""
+        try:
+            sized = dataclasses.replace(config, image_size=size)
+        except ConfigError:
+            return False
+        wanted = {
+            name: (count, count)
+            for stage, layer in _less_attention(config)
+            for name, count in (
+                (f"{_ATTENTION.format(stage, layer)}.psi.weight", sized.tokens(stage)),
+                (f"{_ATTENTION.format(stage, layer)}.theta.weight", sized.keys(stage)),
             )
-            if config in (same_input, dataclasses.replace(same_input, class_token=True)):
-                return name
-        return CUSTOM
+        }
+        return all(shapes.get(name, shape) == shape for name, shape in wanted.items())
 
 
 LAVIT = LaViTFamily()

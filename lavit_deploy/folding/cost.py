@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lavit_deploy.folding.modules import FoldedLaViT
+from lavit_deploy.folding.modules.model import FoldedLaViT
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import nn
 
 from lavit_deploy.common.errors import ExportError
 from lavit_deploy.folding.cost import Cost, cost_of
-from lavit_deploy.folding.modules import FoldedLaViT
-from lavit_deploy.folding.rewrite import Rewrite, RewriteResult, run, story
+from lavit_deploy.folding.modules.model import FoldedLaViT
+from lavit_deploy.folding.rewrite import Rewrite, RewriteResult, history, run
 from lavit_deploy.folding.rewrites.absorbed_projections import AbsorbProjections
 from lavit_deploy.folding.rewrites.attention_biases import FoldAttentionBiases
 from lavit_deploy.folding.rewrites.attention_residual import FoldAttentionResiduals
@@ -23,7 +23,7 @@ from lavit_deploy.folding.rewrites.normalisation import FoldNormalisation
 from lavit_deploy.folding.rewrites.patch_products import ProductsFromConvolutions
 from lavit_deploy.folding.rewrites.query_scale import FoldQueryScale
 from lavit_deploy.folding.rewrites.stacked_projections import StackProjections
-from lavit_deploy.folding.unfolded import transcribe
+from lavit_deploy.folding.unfolded import unfolded
 from lavit_deploy.model.lavit import LaViT
 from lavit_deploy.preprocess import Preprocess
 
@@ -99,7 +99,7 @@ def fold(
         ExportError: a rewrite's contract was broken; names the rewrites that ran before it.
     """
     rewrites = default_rewrites() if rewrites is None else rewrites
-    folded = transcribe(model, preprocess)
+    folded = unfolded(model, preprocess)
     before = cost_of(folded)
     results = run(rewrites, folded)
     witness = _Witness(model, preprocess)
@@ -136,17 +136,17 @@ def _first_fault(
     model: LaViT, preprocess: Preprocess, rewrites: Sequence[Rewrite], witness: _Witness
 ) -> str:
     """Fold again with a check after every rewrite, and say which one moved the logits."""
-    folded = transcribe(model, preprocess)
+    folded = unfolded(model, preprocess)
     difference = witness.difference(folded)
     if not difference <= TOLERANCE:
-        return f"the transcription moved logits by {difference:.2g} of their scale"
+        return f"the unfolded form moved logits by {difference:.2g} of their scale"
     results: list[RewriteResult] = []
     for rewrite in rewrites:
         made = run([rewrite], folded)
         difference = witness.difference(folded)
         if not difference <= TOLERANCE:
             return (
-                f"{story(rewrite, results)}: logits moved by {difference:.2g} of their scale, "
+                f"{history(rewrite, results)}: logits moved by {difference:.2g} of their scale, "
                 f"allowed {TOLERANCE:.0e}; it is no identity on these weights"
             )
         results += made

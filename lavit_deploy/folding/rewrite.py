@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 
 from lavit_deploy.common.errors import ExportError
-from lavit_deploy.folding.modules import FoldedLaViT
+from lavit_deploy.folding.modules.model import FoldedLaViT
 
 
 class ContractError(Exception):
@@ -80,14 +80,14 @@ def run(rewrites: Sequence[Rewrite], model: FoldedLaViT) -> tuple[RewriteResult,
         try:
             results.append(_apply(rewrite, model))
         except ContractError as error:
-            raise ExportError(f"{story(rewrite, results)}: {error}") from error
+            raise ExportError(f"{history(rewrite, results)}: {error}") from error
         except Exception as error:
-            error.add_note(story(rewrite, results))
+            error.add_note(history(rewrite, results))
             raise
     return tuple(results)
 
 
-def story(rewrite: Rewrite, before: Sequence[RewriteResult]) -> str:
+def history(rewrite: Rewrite, before: Sequence[RewriteResult]) -> str:
     """Which rewrite failed, and what had been done to the model by then."""
     names = ", ".join(result.rewrite for result in before) or "none"
     return f"the rewrite {rewrite.name!r} failed (rewrites before it: {names})"

@@ -12,24 +12,24 @@ from typing import cast
 
 import torch
 
-from lavit_deploy.folding.modules import (
-    FoldedBlock,
-    FoldedLaViT,
+from lavit_deploy.folding.modules.attention import (
     FoldedLessAttention,
-    FoldedStage,
     FoldedVanillaAttention,
-    Normalise,
-    PatchConv,
-    PatchEmbed,
-    Reduction,
     SeparateProjections,
-    SerialMaps,
 )
+from lavit_deploy.folding.modules.model import FoldedBlock, FoldedLaViT, FoldedStage
+from lavit_deploy.folding.modules.patches import (
+    FoldedPatchEmbed,
+    PatchConv,
+    PixelNormalisation,
+    Reduction,
+)
+from lavit_deploy.folding.modules.scores import SerialMaps
 from lavit_deploy.model.lavit import Block, LaViT, LessAttention, SpatialReduction, Stage
 from lavit_deploy.preprocess import Preprocess
 
 
-def transcribe(model: LaViT, preprocess: Preprocess) -> FoldedLaViT:
+def unfolded(model: LaViT, preprocess: Preprocess) -> FoldedLaViT:
     """A float64 copy of `model` that takes uint8 pictures, in evaluation mode.
 
     Args:
@@ -49,10 +49,10 @@ def transcribe(model: LaViT, preprocess: Preprocess) -> FoldedLaViT:
     return folded.eval()
 
 
-def _normalise(preprocess: Preprocess) -> Normalise:
+def _normalise(preprocess: Preprocess) -> PixelNormalisation:
     mean = torch.tensor(preprocess.mean, dtype=torch.float64)
     std = torch.tensor(preprocess.std, dtype=torch.float64)
-    return Normalise(1.0 / (255.0 * std), mean / std)
+    return PixelNormalisation(1.0 / (255.0 * std), mean / std)
 
 
 def _stage(model: LaViT, index: int) -> FoldedStage:
@@ -64,7 +64,7 @@ def _stage(model: LaViT, index: int) -> FoldedStage:
     less = [block.attn for block in blocks if isinstance(block.attn, LessAttention)]
     chain = SerialMaps([attn.theta for attn in less], [attn.psi for attn in less])
     return FoldedStage(
-        PatchEmbed(patches, stage.patch_embed.norm),
+        FoldedPatchEmbed(patches, stage.patch_embed.norm),
         stage.residual,
         stage.class_token,
         [_block(block) for block in blocks],

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from lavit_deploy.common.errors import MissingDependencyError, UsageError
+from lavit_deploy.kernels.registration import triton_operator
 from lavit_deploy.kernels.tile_sizes import Tile, Types, tile_for
 
 
-@torch.library.triton_op("lavit::less_attention", mutates_args=())
+@triton_operator("lavit::less_attention")
 def less_attention(
     scores: Tensor, queries: Tensor, keys: Tensor, constant: Tensor, values: Tensor
 ) -> Tensor:
@@ -44,7 +45,7 @@ def less_attention(
     return _mix(_transform(scores, queries, keys, constant), values)
 
 
-@torch.library.triton_op("lavit::less_attention_with_scores", mutates_args=())
+@triton_operator("lavit::less_attention_with_scores")
 def less_attention_with_scores(
     scores: Tensor, queries: Tensor, keys: Tensor, constant: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavit_deploy.common.errors import MissingDependencyError, UsageError
+from lavit_deploy.kernels.registration import triton_operator
 
 WIDTHS = (16, 32, 64, 128)
 """Channels D that the kernel takes. With more, tokens and output no longer fit into registers, and
@@ -21,7 +22,7 @@ the hidden layer is a smaller part of the traffic."""
 _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
-@torch.library.triton_op("lavit::fused_mlp", mutates_args=())
+@triton_operator("lavit::fused_mlp")
 def fused_mlp(
     x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, eps: float
 ) -> Tensor:

@@ -13,19 +13,10 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from lavit_deploy.folding.modules import (
-    FoldedBlock,
-    FoldedLaViT,
-    FoldedLessAttention,
-    FoldedStage,
-    IndependentMaps,
-    Reduction,
-    ScoreMap,
-    Scores,
-    SerialMaps,
-    join_heads,
-    split_heads,
-)
+from lavit_deploy.folding.modules.attention import FoldedLessAttention, join_heads, split_heads
+from lavit_deploy.folding.modules.model import FoldedBlock, FoldedLaViT, FoldedStage
+from lavit_deploy.folding.modules.patches import Reduction
+from lavit_deploy.folding.modules.scores import IndependentMaps, ScoreMap, Scores, SerialMaps
 from lavit_deploy.folding.rewrite import ContractError, Rewrite
 from lavit_deploy.kernels.less_attention import less_attention, less_attention_with_scores
 from lavit_deploy.model.lavit import widened

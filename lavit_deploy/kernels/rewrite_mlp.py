@@ -1,10 +1,10 @@
-"""A folded LaViT whose narrow MLPs are one operator each (`fused_mlp.py`)."""
+"""A folded LaViT whose narrow MLPs are one operator each (`mlp.py`)."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from lavit_deploy.folding.modules import FoldedBlock, FoldedLaViT
+from lavit_deploy.folding.modules.model import FoldedBlock, FoldedLaViT
 from lavit_deploy.folding.rewrite import ContractError, Rewrite
 from lavit_deploy.kernels.mlp import WIDTHS, fused_mlp
 
@@ -48,8 +48,3 @@ class FuseNarrowMlps(Rewrite):
                 model.stage(stage).blocks[layer] = FusedMlpBlock(block)
                 changed += 1
         return changed
-
-
-def fused_mlps(model: FoldedLaViT) -> int:
-    """Number of layers whose MLP is the operator."""
-    return sum(isinstance(module, FusedMlpBlock) for module in model.modules())

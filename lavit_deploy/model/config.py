@@ -12,9 +12,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from lavit_deploy.common.config_values import number, switch, whole, wholes
 from lavit_deploy.common.errors import ConfigError
 
 STAGES = 4
+
+_MOST_CHANNELS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +25,9 @@ class LaViTConfig:
     """Architecture of one LaViT. Tuples hold one entry per stage.
 
     Attributes:
-        image_size: input height and width in pixels. The LA maps are tied to the token count, so
-            a model has one input size.
-        in_channels: input channels.
+        image_size: input height and width in pixels; one number for a square. The LA maps are tied
+            to the token count, so a model has one input size.
+        in_channels: input channels: 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA).
         num_classes: outputs of the classifier, K.
         patch_sizes: kernel and stride of each stage's patch embedding.
         depths: layers per stage, L_m.
@@ -38,8 +41,11 @@ class LaViTConfig:
         class_token: classify from PVT's token, added in stage 4, instead of the mean of tokens.
         norm_eps: epsilon of every LayerNorm.
 
+    Numbers may come as text or as NumPy scalars, sequences as lists.
+
     Raises:
-        ConfigError: the configuration breaks a rule of the architecture; says which and how.
+        ConfigError: a value is of another kind, or the configuration breaks a rule of the
+            architecture; says which and how.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -59,15 +65,13 @@ class LaViTConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):  # JSON and checkpoints give lists
-                value = tuple(value)
-                object.__setattr__(self, field.name, value)
-            self._check_kind(field.name, str(field.type), value)
-        for name in ("in_channels", "num_classes"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+            value = _read(field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        if self.in_channels > _MOST_CHANNELS:
+            raise ConfigError(
+                f"in_channels is {self.in_channels}; pictures have 1 (grey), 2 (grey and alpha), "
+                "3 (RGB) or 4 (RGBA) channels"
+            )
         if self.norm_eps <= 0:
             raise ConfigError(f"norm_eps is {self.norm_eps!r}; it must be positive")
         for stage in range(STAGES):
@@ -80,30 +84,9 @@ class LaViTConfig:
                 "has no place on the grid that spatial reduction pools"
             )
 
-    def _check_kind(self, name: str, kind: str, value: object) -> None:
-        """Refuse a value of another type: checkpoints and command lines give any."""
-        if kind.startswith("tuple"):
-            self._check_tuple(name, value)
-        elif kind == "bool" and not isinstance(value, bool):
-            raise ConfigError(f"{name} is {value!r}; it must be true or false")
-        elif kind == "float" and type(value) not in {int, float}:
-            raise ConfigError(f"{name} is {value!r}; it must be a number")
-
-    def _check_tuple(self, name: str, value: object) -> None:
-        length = 2 if name == "image_size" else STAGES
-        least = 0 if name == "la_start" else 1
-        if (
-            not isinstance(value, tuple)
-            or len(value) != length
-            or any(type(item) is not int or item < least for item in value)
-        ):
-            raise ConfigError(
-                f"{name} is {value!r}; it must be {length} whole numbers of at least {least}"
-            )
-
     def _check_stage(self, stage: int) -> None:
         number = stage + 1
-        height, width = self.image_size if stage == 0 else self.grids_unchecked(stage - 1)
+        height, width = self.image_size if stage == 0 else self.grid(stage - 1)
         patch = self.patch_sizes[stage]
         if height % patch or width % patch:
             raise ConfigError(
@@ -143,16 +126,12 @@ class LaViTConfig:
                 "or attention_residual=False"
             )
 
-    def grids_unchecked(self, stage: int) -> tuple[int, int]:
-        """Token grid (height, width) of a stage, without asking whether it divides."""
+    def grid(self, stage: int) -> tuple[int, int]:
+        """Token grid (h, w) of a stage, 0-based."""
         height, width = self.image_size
         for patch in self.patch_sizes[: stage + 1]:
             height, width = height // patch, width // patch
         return height, width
-
-    def grid(self, stage: int) -> tuple[int, int]:
-        """Token grid (h, w) of a stage, 0-based."""
-        return self.grids_unchecked(stage)
 
     def key_grid(self, stage: int) -> tuple[int, int]:
         """Grid of keys and values of a stage: the token grid divided by r."""
@@ -210,6 +189,24 @@ class LaViTConfig:
                 + f"; valid keys: {sorted(known)}"
             )
         return cls(**values)
+
+
+def _read(name: str, value: object) -> object:
+    """The value of a field as its own type.
+
+    Raises:
+        ConfigError: it is of another.
+    """
+    if name == "image_size":
+        sides = value if isinstance(value, list | tuple) else (value, value)
+        return wholes(name, sides, count=2, least=1)
+    if name in {"in_channels", "num_classes"}:
+        return whole(name, value, least=1)
+    if name in {"attention_residual", "class_token"}:
+        return switch(name, value)
+    if name in {"residual_scale_init", "norm_eps"}:
+        return number(name, value)
+    return wholes(name, value, count=STAGES, least=0 if name == "la_start" else 1)
 
 
 def _pvt_like(

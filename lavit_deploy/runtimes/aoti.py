@@ -45,14 +45,14 @@ def cuda_capability() -> str:
 
 
 class AotiRuntime(Runtime):
-    """One AOTInductor package (`.pt2`) with input uint8 [B, H, W, 3].
+    """One AOTInductor package (`.pt2`) with input uint8 [B, H, W, C].
 
     A package holds machine code, trusted as a program is: open only your own bundles'.
 
     Args:
         file: the package.
         max_batch: largest batch to accept.
-        image_size: height and width of the input.
+        picture: height, width and channels of the input.
         device: where it was compiled for.
         threads: threads of PyTorch, a setting of the whole process; default: left as it is.
 
@@ -69,7 +69,7 @@ class AotiRuntime(Runtime):
         file: Path,
         *,
         max_batch: int,
-        image_size: tuple[int, int],
+        picture: tuple[int, int, int],
         device: Device = "cpu",
         threads: int | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class AotiRuntime(Runtime):
         _check_processor(file, metadata, device)
         self.device = device
         self.max_batch = max_batch
-        self.input = TensorSpec("uint8", (None, *image_size, 3))
+        self.input = TensorSpec("uint8", (None, *picture))
 
     def _infer(self, images: Pixels) -> Logits:
         if self._package is None:
@@ -155,7 +155,7 @@ def _open(opening: Opening) -> Runtime:
     return AotiRuntime(
         opening.file,
         max_batch=opening.artifact.batch.maximum,
-        image_size=opening.image_size,
+        picture=opening.picture,
         device=opening.device,
         threads=opening.threads,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -44,7 +43,7 @@ class Runtime(ABC):
     input: TensorSpec
 
     def infer(self, images: Pixels) -> Logits:
-        """Classify uint8 images [B, H, W, 3], 1 <= B <= max_batch.
+        """Classify uint8 images [B, H, W, C], 1 <= B <= max_batch.
 
         Returns:
             Logits float32 [B, K].
@@ -76,10 +75,5 @@ class Runtime(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

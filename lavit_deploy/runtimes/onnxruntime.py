@@ -86,7 +86,7 @@ def import_onnxruntime() -> onnxruntime:
 
 
 class OnnxRuntime(Runtime):
-    """One ONNX Runtime session over an ONNX file with input uint8 [B, H, W, 3].
+    """One ONNX Runtime session over an ONNX file with input uint8 [B, H, W, C].
 
     Args:
         file: the ONNX file.
@@ -141,7 +141,7 @@ class OnnxRuntime(Runtime):
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4:
             given = ", ".join(f"{item.name}: {item.type} {item.shape}" for item in inputs)
-            raise BundleError(f"{file} takes ({given}); expected one uint8 [B, H, W, 3]")
+            raise BundleError(f"{file} takes ({given}); expected one uint8 [B, H, W, C]")
         self._input_name, self._output_name = inputs[0].name, outputs[0].name
         self.input = TensorSpec("uint8", (None, *inputs[0].shape[1:]))
 

@@ -66,7 +66,7 @@ def precision_config(precision: Precision) -> dict[str, Any]:
 
 
 class OpenVinoRuntime(Runtime):
-    """An OpenVINO model with input uint8 [B, H, W, 3], compiled for latency and for throughput.
+    """An OpenVINO model with input uint8 [B, H, W, C], compiled for latency and for throughput.
 
     One picture is worked on by all threads, in a graph of fixed shape: that is fastest for one. A
     batch is cut into equal parts for independent streams that never wait for each other: on two
@@ -183,7 +183,7 @@ def _open(
 
 
 def _input_of(model: openvino.Model, file: Path) -> TensorSpec:
-    """The input of a model, which must be one uint8 [B, H, W, 3].
+    """The input of a model, which must be one uint8 [B, H, W, C].
 
     Raises:
         BundleError: it is something else.
@@ -191,7 +191,7 @@ def _input_of(model: openvino.Model, file: Path) -> TensorSpec:
     port = model.inputs[0]
     shape, kind = port.get_partial_shape(), port.get_element_type().get_type_name()
     if len(model.inputs) != 1 or kind != "u8" or len(shape) != len("BHWC"):
-        raise BundleError(f"{file} takes {kind} {shape}; expected one uint8 [B, H, W, 3]")
+        raise BundleError(f"{file} takes {kind} {shape}; expected one uint8 [B, H, W, C]")
     return TensorSpec("uint8", (None, *(size.get_length() for size in list(shape)[1:])))
 
 

@@ -22,7 +22,7 @@ class Opening:
         file: the artifact's file, its hash verified.
         folder: the bundle that it belongs to, for files beside it.
         artifact: what the manifest says of it.
-        image_size: height and width of the input.
+        picture: height, width and channels of the input.
         device: where to compute.
         threads: threads within an operator; None: the cores that this process may use.
         spin: let idle threads spin while they wait; off where other work shares the cores.
@@ -32,7 +32,7 @@ class Opening:
     file: Path
     folder: Path
     artifact: Artifact
-    image_size: tuple[int, int]
+    picture: tuple[int, int, int]
     device: Device = "cpu"
     threads: int | None = None
     spin: bool = True

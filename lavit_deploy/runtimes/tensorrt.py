@@ -47,7 +47,7 @@ _RTX_CACHE = "tensorrt-rtx.cache"
 
 
 class TensorRTRuntime(Runtime):
-    """An engine with input uint8 [B, H, W, 3] and output float32 [B, K].
+    """An engine with input uint8 [B, H, W, C] and output float32 [B, K].
 
     Calls from several threads run at the same time, as many as there are lanes.
 
@@ -121,11 +121,6 @@ class TensorRTRuntime(Runtime):
         if weights is not None:
             _refit(library, engine, weights, self._logger, self._messages)
         return engine
-
-    @property
-    def graph_failures(self) -> int:
-        """Batch sizes that run without a CUDA graph because recording one failed."""
-        return sum(len(lane.plain) for lane in self._lanes)
 
     def _infer(self, images: Pixels) -> Logits:
         lane = self._free.get()
@@ -283,9 +278,9 @@ class _Lane:
             self._resources = stack.pop_all()
 
     def infer(self, images: Pixels) -> Logits:
-        """Logits [B, K] of images [B, H, W, 3]."""
+        """Logits [B, K] of images [B, H, W, C]."""
         batch = len(images)
-        # [B, H, W, 3] -> [B * H * W * 3]
+        # [B, H, W, C] -> [B * H * W * 3]
         self._pixels[: batch * self._image_bytes] = images.reshape(-1)
         try:
             graph = self._graph(batch)
@@ -377,7 +372,7 @@ def _ports(library: Library, engine: Any, file: Path) -> _Ports:  # noqa: ANN401
     """The engine's one input and one output.
 
     Raises:
-        BundleError: they are not uint8 [B, H, W, 3] and float32 [B, K].
+        BundleError: they are not uint8 [B, H, W, C] and float32 [B, K].
     """
     trt = library.module
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -386,7 +381,7 @@ def _ports(library: Library, engine: Any, file: Path) -> _Ports:  # noqa: ANN401
     given = ", ".join(
         f"{n}: {engine.get_tensor_dtype(n).name} {list(engine.get_tensor_shape(n))}" for n in names
     )
-    wanted = f"{file} has ({given}); expected uint8 [B, H, W, 3] in, float32 [B, K] out"
+    wanted = f"{file} has ({given}); expected uint8 [B, H, W, C] in, float32 [B, K] out"
     if len(inputs) != 1 or len(outputs) != 1:
         raise BundleError(wanted)
     sizes = tuple(engine.get_tensor_shape(inputs[0]))[1:]

@@ -120,6 +120,11 @@ class Baseline(Variant[Any]):
         return size
 
     @property
+    def in_channels(self) -> int:
+        """Input channels: every baseline was published for RGB."""
+        return 3
+
+    @property
     def module_rules(self) -> ModuleRules:
         """Where its modules belong."""
         return self.family.module_rules

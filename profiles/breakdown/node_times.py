@@ -72,8 +72,8 @@ def artifact_split(
         return None
     family = find_family(bundle.manifest.family)
     places = onnx_places(source, module_rules(*family.module_parts))
-    height, width = bundle.manifest.config.image_size
-    images = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+    shape = (batch, *bundle.manifest.preprocess.shape)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     file = bundle.path / artifact.file
     if artifact.runtime == "onnxruntime":
         nodes, taken = _onnxruntime(file, images, calls, threads)

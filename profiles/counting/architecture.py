@@ -22,6 +22,10 @@ class Architecture(Protocol):
         """Input height and width, pixels."""
 
     @property
+    def in_channels(self) -> int:
+        """Input channels."""
+
+    @property
     def module_rules(self) -> ModuleRules:
         """Where its modules belong."""
 
@@ -38,5 +42,5 @@ class Architecture(Protocol):
     def build(self, attention: Attention) -> nn.Module:
         """The network in evaluation mode, float32, on the CPU, with random weights.
 
-        `forward(images [B, 3, H, W])` gives logits [B, K], or an object that has them as `logits`.
+        `forward(images [B, C, H, W])` gives logits [B, K], or an object that has them as `logits`.
         """

@@ -38,6 +38,11 @@ class FamilyArchitecture:
         return self.config.image_size
 
     @property
+    def in_channels(self) -> int:
+        """Input channels."""
+        return self.config.in_channels
+
+    @property
     def module_rules(self) -> ModuleRules:
         """Where its modules belong."""
         return module_rules(*self.family.module_parts)

@@ -66,7 +66,7 @@ class TorchModel(ProfiledModel):
         rules = self.architecture.module_rules
         height, width = self.architecture.image_size
         generator = torch.Generator().manual_seed(0)  # PPT's work depends on the picture
-        image = torch.randn(1, 3, height, width, generator=generator)
+        image = torch.randn(1, self.architecture.in_channels, height, width, generator=generator)
         traced = trace(self.model, image, rules)
         places = parameters_by_place(self.model, rules)
         parameters = summed_by_part(places)
@@ -115,7 +115,8 @@ class TorchModel(ProfiledModel):
 
             from lavit_deploy.profiles.counting.trace import trace
         model = resized.build(self.settings.attention)
-        return trace(model, torch.zeros(1, 3, size, size), resized.module_rules).by_stage
+        image = torch.zeros(1, resized.in_channels, size, size)
+        return trace(model, image, resized.module_rules).by_stage
 
     def open(self) -> Runner:
         from lavit_deploy.profiles.timing.torch_runner import TorchRunner
@@ -124,6 +125,7 @@ class TorchModel(ProfiledModel):
             self.label,
             self.model,
             self.architecture.image_size,
+            channels=self.architecture.in_channels,
             device=self.settings.device,
             precision=self.settings.precision,
             runtime=self.settings.runtime,

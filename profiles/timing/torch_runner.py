@@ -77,6 +77,7 @@ class TorchRunner(Runner):
         label: name in reports.
         model: float32, in evaluation mode; moved to `device`.
         image_size: height and width, pixels.
+        channels: of the input.
         device: where to compute.
         precision: of matrix products and convolutions.
         runtime: eager, through `torch.compile`, or captured as a CUDA graph for each batch and
@@ -89,12 +90,14 @@ class TorchRunner(Runner):
         model: nn.Module,
         image_size: tuple[int, int],
         *,
+        channels: int = 3,
         device: Device = "cpu",
         precision: Precision = "fp32",
         runtime: TorchRuntime = "torch",
     ) -> None:
         self.label = label
-        self._device, self._image_size, self._precision = device, image_size, precision
+        self._device, self._precision = device, precision
+        self._shape = (channels, *image_size)
         model = model.to(device).eval()
         self._model = torch.compile(model) if runtime == "torch-compile" else model
         self._capturing = runtime == "cuda-graph"
@@ -103,7 +106,7 @@ class TorchRunner(Runner):
 
     def prepare(self, batch: int) -> None:
         generator = torch.Generator().manual_seed(_SEED)
-        images = torch.randn(batch, 3, *self._image_size, generator=generator)
+        images = torch.randn(batch, *self._shape, generator=generator)
         with self._within_memory(batch):
             self._graph = None  # its memory is free before the next one is captured
             self._images = images.to(self._device)

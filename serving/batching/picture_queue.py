@@ -40,7 +40,7 @@ class Job:
     """A decoded picture that waits for its logits.
 
     Attributes:
-        pixels: uint8 [H, W, 3].
+        pixels: uint8 [H, W, C].
         reservation: of its request.
         arrived: on `time.perf_counter`, seconds.
         answer: its logits, or why there are none.
@@ -86,7 +86,7 @@ class Reservation:
         self.still_decoding = count
 
     async def infer(self, pixels: Pixels) -> Inferred:
-        """Put one decoded picture, uint8 [H, W, 3], into the queue and wait for its logits.
+        """Put one decoded picture, uint8 [H, W, C], into the queue and wait for its logits.
 
         Raises:
             DeadlineError: a batch begun now would end after the deadline.
@@ -200,7 +200,7 @@ class PictureQueue:
         self.notify()
 
     async def put(self, pixels: Pixels, reservation: Reservation) -> Inferred:
-        """Stand in line with a decoded picture, uint8 [H, W, 3], until it is answered.
+        """Stand in line with a decoded picture, uint8 [H, W, C], until it is answered.
 
         Raises:
             LavitError: it was answered with an error.

@@ -94,7 +94,7 @@ class RuntimeInstance:
         name: of its thread.
         runtime: opened; it is closed here.
         reopen: opens it once more; blocks.
-        black: batches to warm up with, [B, H, W, 3] each.
+        black: batches to warm up with, [B, H, W, C] each.
         seconds: longest time of a batch.
         backoff: delays before opening again.
         on_restart: told of every attempt to open it again, and whether it succeeded.

@@ -28,8 +28,8 @@ class AssembledBatch:
 
     Attributes:
         jobs: whose pictures, B of them.
-        images: uint8 [padded B, H, W, 3], black behind the pictures; a view of the buffer.
-        buffer: uint8 [largest B, H, W, 3], given back when the batch has run.
+        images: uint8 [padded B, H, W, C], black behind the pictures; a view of the buffer.
+        buffer: uint8 [largest B, H, W, C], given back when the batch has run.
     """
 
     jobs: list[Job]
@@ -70,9 +70,9 @@ class RuntimePool:
         self._on_batch = on_batch
         self._on_change = on_change
         to_warm_up = sizes.to_warm_up()
-        picture = [size or 1 for size in runtimes[0].input.shape[1:]]  # [H, W, 3]
+        picture = [size or 1 for size in runtimes[0].input.shape[1:]]  # [H, W, C]
         self._shape = (to_warm_up[-1], *picture)
-        black = np.zeros(self._shape, dtype=np.uint8)  # [B, H, W, 3]
+        black = np.zeros(self._shape, dtype=np.uint8)  # [B, H, W, C]
         self._black = [black[:size] for size in to_warm_up]
         self._instances = tuple(
             RuntimeInstance(
@@ -120,11 +120,11 @@ class RuntimePool:
                     self._waits.batches.measured(len(images), time.perf_counter() - started)
 
     def assemble(self, jobs: list[Job]) -> AssembledBatch:
-        """Pictures [H, W, 3] to one array, padded to the size that they run at."""
+        """Pictures [H, W, C] to one array, padded to the size that they run at."""
         # A batch that does not come back keeps its buffer; then there are too few.
         buffer = self._buffers.pop() if self._buffers else np.zeros(self._shape, dtype=np.uint8)
         images = buffer[: self._sizes.padded(len(jobs))]
-        # B x [H, W, 3] -> [B, H, W, 3]
+        # B x [H, W, C] -> [B, H, W, C]
         np.stack([job.pixels for job in jobs], out=images[: len(jobs)])
         images[len(jobs) :] = 0
         return AssembledBatch(jobs, images, buffer)

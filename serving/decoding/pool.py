@@ -21,7 +21,7 @@ class Decoded:
     """A picture as the model takes it.
 
     Attributes:
-        pixels: uint8 [H, W, 3].
+        pixels: uint8 [H, W, C].
         wait_seconds: time until a decoder was free.
         decode_seconds: decoding, resizing and cropping.
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -133,7 +134,7 @@ class DecoderProcess:
             if not self._pipe.poll(self._limits.seconds):
                 raise BlockingIOError  # noqa: TRY301 - as of a pipe that nobody reads
             answer = self._pipe.recv_bytes(_LONGEST_ANSWER)
-            pixels = self._pipe.recv_bytes(3 * preprocess.crop[0] * preprocess.crop[1])
+            pixels = self._pipe.recv_bytes(math.prod(preprocess.shape))
         except BlockingIOError:
             self._replace()
             raise DecodingTimeoutError(
@@ -198,8 +199,7 @@ def _unpack(answer: dict[str, Any], pixels: bytes) -> Pixels:
     """The child's answer as pixels, or as the error that it is."""
     error = answer.get("error")
     if error is None:
-        height, width = answer["size"]
-        return np.frombuffer(pixels, dtype=np.uint8).reshape(height, width, 3)  # [H, W, 3]
+        return np.frombuffer(pixels, dtype=np.uint8).reshape(answer["size"])  # [H, W, C]
     if error in _ERRORS:
         raise _ERRORS[error](str(answer["text"]))
     raise DecoderFaultError(str(answer["text"]))
@@ -242,7 +242,7 @@ def _answer(work: Work, data: bytes, preprocess: Preprocess) -> tuple[bytes, mem
         return json.dumps({"error": "ImageTooLargeError", "text": error_text}).encode(), b""
     except Exception:  # noqa: BLE001 - the parent logs it
         return json.dumps({"error": "fault", "text": traceback.format_exc()[-9999:]}).encode(), b""
-    return json.dumps({"size": pixels.shape[:2]}).encode(), pixels.data.cast("B")
+    return json.dumps({"size": pixels.shape}).encode(), pixels.data.cast("B")
 
 
 def _confine(memory: int) -> None:

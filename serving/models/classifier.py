@@ -207,7 +207,7 @@ class Classifier:
     async def infer(
         self, pictures: Sequence[bytes | Pixels], deadline: float | None = None
     ) -> list[Inferred | LavitError]:
-        """Logits of some pictures, encoded or as uint8 [H, W, 3] of the model's size.
+        """Logits of some pictures, encoded or as uint8 [H, W, C] of the model's size.
 
         Args:
             pictures: at least one.
@@ -288,7 +288,7 @@ class Classifier:
 
 
 async def _infer(pixels: Pixels, reservation: Reservation, stages: PictureTimeline) -> Inferred:
-    """Logits of a decoded picture, uint8 [H, W, 3], with its stages in the request's timeline."""
+    """Logits of a decoded picture, uint8 [H, W, C], with its stages in the request's timeline."""
     with stages.stage(QUEUE) as stage:
         inferred = await reservation.infer(pixels)
         stage.was(QUEUE, inferred.queue_seconds)

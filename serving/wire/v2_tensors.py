@@ -23,7 +23,7 @@ from lavit_deploy.serving.errors import MalformedTensorError, NoPictureError, To
 from lavit_deploy.serving.wire.json_body import from_base64
 
 IMAGES = "images"
-"""Input: decoded pictures of the model's size, UINT8 [B, H, W, 3]."""
+"""Input: decoded pictures of the model's size, UINT8 [B, H, W, C]."""
 
 PICTURES = "pictures"
 """Input: picture files, BYTES [B]; as base64 where the tensor is in JSON."""
@@ -43,7 +43,7 @@ class InputTensor(_Part):
     """A tensor of a request."""
 
     name: Literal["images", "pictures"]
-    shape: tuple[NonNegativeInt, ...] = Field(description="[B, H, W, 3] or [B].")
+    shape: tuple[NonNegativeInt, ...] = Field(description="[B, H, W, C] or [B].")
     datatype: Literal["UINT8", "BYTES"]
     parameters: Parameters = Field(default={}, description="`binary_data_size`: bytes after JSON.")
     data: list[Any] | None = Field(default=None, description="Row-major, nested or flat.")
@@ -96,7 +96,7 @@ class InferCall:
 
     Attributes:
         id: the client's own id.
-        pictures: each a file, or uint8 [H, W, 3].
+        pictures: each a file, or uint8 [H, W, C].
         binary: whether the answer's tensor follows the JSON as raw bytes.
         classes: how many classes to name in place of logits; None: logits.
     """
@@ -108,14 +108,14 @@ class InferCall:
 
 
 def read_call(
-    body: bytes, json_length: str | None, *, size: tuple[int, int], max_pictures: int
+    body: bytes, json_length: str | None, *, size: tuple[int, int, int], max_pictures: int
 ) -> InferCall:
     """Understand a request.
 
     Args:
         body: JSON, then the raw tensors.
         json_length: the header Inference-Header-Content-Length; None: all is JSON.
-        size: height and width that the model takes.
+        size: height, width and channels that the model takes.
         max_pictures: most pictures in one request.
 
     Raises:
@@ -172,9 +172,9 @@ def _check_batch(tensor: InputTensor, max_pictures: int) -> None:
         raise TooManyPicturesError(f"more than {max_pictures} pictures in one request")
 
 
-def _images(tensor: InputTensor, raw: memoryview | None, size: tuple[int, int]) -> Pixels:
-    """uint8 [B, H, W, 3]."""
-    expected = (tensor.shape[0], *size, 3)
+def _images(tensor: InputTensor, raw: memoryview | None, size: tuple[int, int, int]) -> Pixels:
+    """uint8 [B, H, W, C]."""
+    expected = (tensor.shape[0], *size)
     if tensor.datatype != "UINT8" or tensor.shape != expected:
         _refuse(
             f"{IMAGES} must be UINT8 {['B', *expected[1:]]}, "
@@ -183,7 +183,7 @@ def _images(tensor: InputTensor, raw: memoryview | None, size: tuple[int, int]) 
     values = _numbers(tensor.data) if raw is None else np.frombuffer(raw, dtype=np.uint8)
     if values.size != math.prod(expected):
         _refuse(f"{IMAGES} needs {math.prod(expected):,} values, given {values.size:,}")
-    return values.reshape(expected)  # [B * H * W * 3] or as nested -> [B, H, W, 3]
+    return values.reshape(expected)  # [B * H * W * C] or as nested -> [B, H, W, C]
 
 
 def _numbers(data: list[Any] | None) -> Pixels:

@@ -98,6 +98,19 @@ def edit(folder, **changes):
         ({"artifacts": [{"name": "a"}]}, "artifacts.0.file: Field required"),
         ({"surprise": 1}, "surprise: Extra inputs"),
         ({"config": {"dims": [1]}}, "impossible model"),
+        ({"classes": ["red"]}, "1 classes for a model of 3 outputs"),
+        (
+            {"preprocess": {"resize": 9, "crop": [9, 8]}},
+            r"crops to \[9, 8\], the model takes \[8, 8\]",
+        ),
+        (
+            {"preprocess": {"crop": [8, 8], "mean": [0], "std": [1]}},
+            "gives 1 channels, the model takes 3",
+        ),
+        (
+            {"preprocess": {"crop": [8, 8], "std": [float("inf")] * 3}},
+            "std.0: Input should be a finite",
+        ),
     ],
 )
 def test_a_manifest_that_is_not_understood_is_refused(tmp_path, changes, message, write, artifact):
@@ -114,6 +127,9 @@ def test_what_is_no_bundle_is_refused(tmp_path):
         Bundle.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(BundleError, match="cannot be read as JSON"):
+        Bundle.open(tmp_path)
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(BundleError, match="holds a list, expected an object"):
         Bundle.open(tmp_path)
 
 

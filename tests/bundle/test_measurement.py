@@ -1,10 +1,11 @@
-import numpy as np
 import pytest
 
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.measurement import measure, measure_footprint, save
 from lavit_deploy.common.environment import Environment
 from lavit_deploy.common.errors import BundleError, InferenceError
+from lavit_deploy.model.config import lavit_micro
+from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.runtimes.specs import distributions
 
 
@@ -16,16 +17,6 @@ def bundle(write, artifact):
     return write(*items, environment=elsewhere)
 
 
-@pytest.fixture
-def small_pictures(monkeypatch):
-    """The test graph takes 8 x 8 pictures, whatever the manifest's model takes."""
-    monkeypatch.setattr(
-        "lavit_deploy.bundle.measurement._noise",
-        lambda size, _: np.zeros((size, 8, 8, 3), dtype=np.uint8),
-    )
-
-
-@pytest.mark.usefixtures("small_pictures")
 def test_every_artifact_that_passed_is_measured_anew(bundle, monkeypatch):
     monkeypatch.setattr("lavit_deploy.bundle.measurement.measure_footprint", lambda *_, **__: None)
     steps = []
@@ -54,7 +45,12 @@ def test_a_bundle_that_cannot_be_written_is_named(bundle):
         save(gone)
 
 
-def test_a_process_that_fails_is_an_error_with_its_last_line(bundle):
-    # the manifest's model takes 64 x 64 pictures, the graph does not
+def test_a_process_that_fails_is_an_error_with_its_last_line(write, artifact):
+    # The manifest's model takes 64 x 64 pictures, the graph does not.
+    bundle = write(
+        artifact("a"),
+        config=lavit_micro(num_classes=3),
+        preprocess=Preprocess(resize=64, crop=(64, 64)),
+    )
     with pytest.raises(InferenceError, match=r"memory of a failed: .*takes uint8"):
         measure_footprint(bundle, bundle.artifact("a"), device="cpu")

@@ -257,6 +257,7 @@ OPTIONS = {
     "--fp16",
     "--hardware-compatible",
     "--help",
+    "--image-size",
     "--int8",
     "--la",
     "--max-drop",
@@ -277,6 +278,7 @@ OPTIONS = {
     "--use-ema",
     "--version",
     "--version-compatible",
+    "--weights",
 }
 
 

@@ -85,10 +85,12 @@ def test_a_preset_is_fitted_to_the_tensors_of_a_checkpoint():
     assert LAVIT.fitted_preset("lavit_micro", shapes) == config
 
 
-def test_tensors_of_something_else_leave_a_preset_as_it_is():
+def test_maps_of_no_possible_picture_leave_a_preset_its_size():
     # 7 x 7 tokens at a stride of 16 are 112 pixels, which stage 4 does not divide.
-    shapes = {"stages.2.blocks.2.attn.psi.weight": (49, 49)}
-    assert LAVIT.fitted_preset("lavit_micro", shapes) == lavit_micro()
+    shapes = {"stages.2.blocks.2.attn.psi.weight": (49, 49), "head.weight": (7, 64)}
+    fitted = LAVIT.fitted_preset("lavit_micro", shapes)
+    assert (fitted.image_size, fitted.num_classes) == (lavit_micro().image_size, 7)
+    assert LAVIT.equal_sizes(fitted, shapes) == ()
 
 
 def test_a_configuration_is_resized_and_named(tiny_model):
@@ -96,6 +98,16 @@ def test_a_configuration_is_resized_and_named(tiny_model):
     assert config == dataclasses.replace(lavit_t(num_classes=5), image_size=(448, 224))
     assert LAVIT.preset_name(config) == "lavit_t"
     assert LAVIT.preset_name(dataclasses.replace(config, class_token=True)) == "lavit_t"
+    assert LAVIT.preset_name(dataclasses.replace(config, in_channels=1)) == "lavit_t"
+    # No preset exists at 60 x 60 pixels, which is asked of none.
+    odd = dataclasses.replace(
+        lavit_micro(),
+        image_size=(60, 60),
+        patch_sizes=(3, 2, 2, 5),
+        sr_ratios=(1, 1, 1, 1),
+        attention_residual=False,
+    )
+    assert LAVIT.preset_name(odd) == "custom"
     assert LAVIT.preset_name(tiny_model.config) == "custom"
     with pytest.raises(ConfigError, match="divisible"):
         LAVIT.resized(config, (225, 225))

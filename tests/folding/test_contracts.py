@@ -14,7 +14,7 @@ from lavit_deploy.folding.rewrites.patch_products import ProductsFromConvolution
 from lavit_deploy.folding.rewrites.query_scale import FoldQueryScale
 from lavit_deploy.folding.rewrites.stacked_projections import StackProjections
 from lavit_deploy.folding.softmax_invariance import key_constants_matter
-from lavit_deploy.folding.unfolded import transcribe
+from lavit_deploy.folding.unfolded import unfolded
 from lavit_deploy.model.config import lavit_b, lavit_s, lavit_t
 from lavit_deploy.model.counts import multiply_adds
 from lavit_deploy.model.lavit import LaViT
@@ -62,13 +62,13 @@ def test_a_rewrite_that_changes_the_function_is_named_with_those_before_it(suppo
 
 
 def test_a_promise_that_is_not_kept_is_an_error(support, small_model):
-    folded = transcribe(small_model, support.PREPROCESS)
+    folded = unfolded(small_model, support.PREPROCESS)
     with pytest.raises(ExportError, match=r"'unkept' failed \(rewrites before it: none\): nothing"):
         run([Unkept()], folded)
 
 
 def test_a_fault_keeps_its_type_and_says_where_it_happened(support, small_model):
-    folded = transcribe(small_model, support.PREPROCESS)
+    folded = unfolded(small_model, support.PREPROCESS)
     with pytest.raises(ZeroDivisionError) as caught:
         run([FoldQueryScale(), Broken()], folded)
     assert caught.value.__notes__ == [
@@ -90,13 +90,13 @@ def test_a_fault_keeps_its_type_and_says_where_it_happened(support, small_model)
 def test_a_rewrite_refuses_a_model_that_it_does_not_understand(
     support, small_model, rewrites, reason
 ):
-    folded = transcribe(small_model, support.PREPROCESS)
+    folded = unfolded(small_model, support.PREPROCESS)
     with pytest.raises(ExportError, match=reason):
         run(rewrites, folded)
 
 
 def test_weights_that_are_already_rounded_are_refused(support, small_model):
-    folded = transcribe(small_model, support.PREPROCESS).float()
+    folded = unfolded(small_model, support.PREPROCESS).float()
     with pytest.raises(ExportError, match="float64"):
         run(default_rewrites(), folded)
 
@@ -104,12 +104,12 @@ def test_weights_that_are_already_rounded_are_refused(support, small_model):
 def test_a_model_that_gives_no_numbers_is_refused(support, small_model):
     with torch.no_grad():
         small_model.head.bias[0] = float("nan")
-    with pytest.raises(ExportError, match="transcription moved logits by nan"):
+    with pytest.raises(ExportError, match="the unfolded form moved logits by nan"):
         fold(small_model, support.PREPROCESS)
 
 
 def test_rewrites_run_twice_change_nothing_more(support, small_model):
-    folded = transcribe(small_model, support.PREPROCESS)
+    folded = unfolded(small_model, support.PREPROCESS)
     run(default_rewrites()[:6], folded)
     again = run([FoldQueryScale(), CollapseChains()], folded)
     assert [result.changed for result in again] == [0, 0]
@@ -131,7 +131,7 @@ def test_what_is_left_has_no_norm_to_fold(support, small_model):
 @pytest.mark.parametrize("make", [lavit_t, lavit_s])
 def test_the_counted_multiply_adds_are_the_closed_forms(support, make):
     config = make(image_size=64)
-    folded = transcribe(support.randomised(config), support.PREPROCESS)
+    folded = unfolded(support.randomised(config), support.PREPROCESS)
     assert cost_of(folded).multiply_adds == sum(multiply_adds(config).values())
 
 
@@ -158,7 +158,7 @@ def test_the_report_counts_what_was_saved(support, small_model):
 def test_the_cheaper_order_of_products_is_chosen(support, size, stage, order):
     with torch.device("meta"):
         model = LaViT(lavit_s(image_size=size))
-    folded = transcribe(model, support.PREPROCESS)
+    folded = unfolded(model, support.PREPROCESS)
     assert cheaper_order(folded, stage) == order
 
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.common.errors import ConfigError
 from lavit_deploy.folding.fold import default_rewrites, fold
-from lavit_deploy.folding.modules import FactoredMaps, IndependentMaps, StackedMaps
+from lavit_deploy.folding.modules.scores import FactoredMaps, IndependentMaps, StackedMaps
 from lavit_deploy.folding.rewrite import run
 from lavit_deploy.folding.rewrites.absorbed_projections import AbsorbProjections, absorbing_saves
 from lavit_deploy.folding.rewrites.less_attention_chain import CollapseChains
 from lavit_deploy.folding.rewrites.patch_products import ProductsFromConvolutions
-from lavit_deploy.folding.unfolded import transcribe
+from lavit_deploy.folding.unfolded import unfolded
 from lavit_deploy.model.config import PRESETS, LaViTConfig, lavit_t, preset
 
 # Both sides compute in float64 and differ in the order of sums alone.
@@ -24,7 +24,7 @@ TOLERANCE = 1e-10
 
 
 def folded_by(support, model, rewrites):
-    folded = transcribe(model, support.PREPROCESS)
+    folded = unfolded(model, support.PREPROCESS)
     run(rewrites, folded)
     return folded
 
@@ -131,7 +131,7 @@ def test_factors_survive_where_projections_could_be_absorbed(support, small_mode
     config = dataclasses.replace(support.SMALL, la_start=(0, 0, 3, 2), heads=(1, 2, 1, 2))
     model = support.randomised(config)
     assert absorbing_saves(config, 2)
-    folded = transcribe(model, support.PREPROCESS)
+    folded = unfolded(model, support.PREPROCESS)
     chains = CollapseChains()
     chains.order = "factors"
     folded.stage(3).chain = None  # its scores hold the residual and have no factors

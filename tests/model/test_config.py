@@ -1,5 +1,7 @@
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def configs():
         starts = tuple(draw(st.sampled_from([0, *range(2, depth + 1)])) for depth in depths)
         return LaViTConfig(
             image_size=(32 * rows, 32 * columns),
-            in_channels=draw(st.integers(1, 3)),
+            in_channels=draw(st.integers(1, 4)),
             num_classes=draw(st.integers(1, 5)),
             depths=depths,
             dims=tuple(4 * count for count in heads),
@@ -103,11 +105,43 @@ def test_a_config_survives_its_dictionary(config):
         ({"class_token": True, "sr_ratios": (56, 28, 14, 7)}, "class_token needs"),
         ({"num_classes": 0}, "num_classes"),
         ({"norm_eps": 0.0}, "norm_eps"),
+        ({"norm_eps": float("nan")}, "norm_eps is nan; it must be a number"),
+        ({"norm_eps": "small"}, "norm_eps is 'small'; it must be a number"),
+        ({"norm_eps": None}, "norm_eps is None; it must be a number"),
+        ({"norm_eps": True}, "norm_eps is True"),
+        ({"residual_scale_init": float("inf")}, "residual_scale_init is inf"),
+        ({"depths": None}, "depths is None; it must be 4 whole numbers of at least 1"),
+        ({"depths": 4}, "depths is 4; it must be 4 whole numbers"),
+        ({"depths": "2222"}, "depths is '2222'; it must be 4 whole numbers"),
+        ({"depths": (3, 4, True, 3)}, "4 whole numbers"),
+        ({"image_size": None}, "image_size is .*; it must be 2 whole numbers"),
+        ({"image_size": (224, 224, 3)}, "2 whole numbers"),
+        ({"num_classes": "10.5"}, "num_classes is '10.5'"),
+        ({"num_classes": True}, "num_classes is True"),
+        ({"class_token": "maybe"}, "class_token is 'maybe'; it must be true or false"),
+        ({"class_token": 2}, "class_token is 2"),
+        ({"in_channels": 5}, "in_channels is 5; pictures have 1 .grey., 2"),
     ],
 )
 def test_an_impossible_config_says_what_is_wrong(change, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(lavit_s(), **change)
+
+
+def test_values_are_read_however_files_hold_them():
+    plain = dataclasses.replace(lavit_s(), norm_eps=1e-5, class_token=True, num_classes=7)
+    values = plain.to_dict() | {
+        "image_size": 224,
+        "norm_eps": "1e-5",
+        "class_token": np.bool_(True),
+        "num_classes": np.int64(7),
+        "heads": [np.int32(1), "2", 5, 8],
+        "residual_scale_init": np.float64(0.1),
+        "attention_residual": "true",
+    }
+    found = LaViTConfig.from_dict(values)
+    assert found == plain
+    assert json.dumps(found.to_dict()) == json.dumps(plain.to_dict())
 
 
 def test_unequal_key_grids_are_allowed_without_the_residual():

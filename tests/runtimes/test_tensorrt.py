@@ -306,11 +306,16 @@ def test_contexts_of_a_lane_share_memory_and_those_of_others_do_not(make, images
     assert len(opened.contexts) == 2 * 3
 
 
+def plain_sizes(runtime):
+    """Batch sizes that run without a CUDA graph because recording one failed."""
+    return set().union(*(lane.plain for lane in runtime._lanes))
+
+
 def test_without_memory_for_another_context_a_size_runs_without_a_graph(make, images):
     opened = make(count=1, most_contexts=2)
     for size in (1, 2, 1, 3):
         np.testing.assert_array_equal(opened.runtime.infer(images[:size]), mean(images[:size]))
-    assert opened.runtime.graph_failures == 2
+    assert plain_sizes(opened.runtime) == {2, 3}
     assert len(opened.cuda.graphs) == 1
 
 
@@ -319,7 +324,7 @@ def test_an_engine_that_cannot_be_recorded_runs_without_graphs(make, images):
     for _ in range(3):
         np.testing.assert_array_equal(opened.runtime.infer(images), mean(images))
     assert opened.cuda.launches == 0
-    assert opened.runtime.graph_failures == 1
+    assert plain_sizes(opened.runtime) == {len(images)}
 
 
 def test_graphs_can_be_turned_off(make, images):

@@ -109,7 +109,7 @@ def _surroundings():
     """The sources of the rooms and the versions of what exports."""
     digest = hashlib.sha256()
     for room in ROOMS:
-        sources = sorted((PACKAGE / room).glob("*.py"))
+        sources = sorted((PACKAGE / room).rglob("*.py"))
         assert sources, f"there is no room {room}: graphs of other sources would be taken for its"
         for source in sources:
             digest.update(source.read_bytes())

@@ -1,5 +1,7 @@
 """Fixtures: bundles of a graph whose answer is known, the mean colour of a picture."""
 
+import dataclasses
+
 import pytest
 from onnx import TensorProto, helper, save
 
@@ -16,6 +18,11 @@ from lavit_deploy.manifest import (
 )
 from lavit_deploy.model.config import lavit_micro
 from lavit_deploy.preprocess import Preprocess
+
+CONFIG = dataclasses.replace(
+    lavit_micro(num_classes=3), image_size=(8, 8), patch_sizes=(1, 1, 1, 1), sr_ratios=(1, 1, 1, 1)
+)
+"""Of a model with the graph's pictures and classes."""
 
 
 def write_mean_graph(path, *, dtype=TensorProto.UINT8):
@@ -98,7 +105,7 @@ def write(tmp_path):
             project_version="0",
             name="mean",
             architecture="lavit_micro",
-            config=lavit_micro(num_classes=3, image_size=64),
+            config=CONFIG,
             classes=("red", "green", "blue"),
             preprocess=Preprocess(resize=8, crop=(8, 8)),
             checkpoint=CheckpointRecord(file="m.pth", sha256="0" * 64),

@@ -11,4 +11,4 @@ from collections.abc import Callable
 import numpy as np
 
 Classify = Callable[[np.ndarray], np.ndarray]
-"""Takes a picture, uint8 [1, H, W, 3], and gives its logits [1, K]."""
+"""Takes a picture, uint8 [1, H, W, C], and gives its logits [1, K]."""

@@ -35,7 +35,7 @@ FORMAT = Format(
     requirement="coremltools==9.0 scikit-learn torch==2.13.0",
     method="saved program executed in PyTorch, results rounded to fp16; not run on a device",
     layout="image",
-    colours="an RGB image",
+    colours="an image, or float32 [1, C, H, W] on the 0..255 scale where it has alpha",
 )
 
 
@@ -49,7 +49,7 @@ def convert(program: Path, out: Path, precision: str, about: dict[str, Any]) -> 
     """Write one `.mlpackage`.
 
     Args:
-        program: a saved `torch.export` program that takes float32 [1, 3, H, W] on the 0..255
+        program: a saved `torch.export` program that takes float32 [1, C, H, W] on the 0..255
             scale; mean and std are in its weights, so the image's scale is 1 and its bias 0.
         out: the folder to write.
         precision: "fp16", "int8-weights" or "palette6" (both over fp16 arithmetic).
@@ -64,12 +64,9 @@ def convert(program: Path, out: Path, precision: str, about: dict[str, Any]) -> 
 
     loaded = torch.export.load(program).run_decompositions({})
     shape = tuple(loaded.example_inputs[0][0].shape)
-    image = ct.ImageType(
-        name="image", shape=shape, scale=1.0, bias=[0.0] * 3, color_layout=ct.colorlayout.RGB
-    )
     model = ct.convert(
         loaded,
-        inputs=[image],
+        inputs=[_input(shape)],
         classifier_config=ct.ClassifierConfig(list(about["classes"])),
         convert_to="mlprogram",
         compute_precision=ct.precision.FLOAT16,
@@ -86,6 +83,25 @@ def convert(program: Path, out: Path, precision: str, about: dict[str, Any]) -> 
     model.user_defined_metadata["lavit"] = json.dumps(about, ensure_ascii=False)
     model.save(str(out))
     return {"version": version("coremltools"), "format": "ML Program, iOS 16", "undelegated": {}}
+
+
+def _input(shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - untyped package
+    """An image where Core ML has one of so many channels, a tensor elsewhere.
+
+    Args:
+        shape: [1, C, H, W].
+    """
+    import coremltools as ct
+
+    if shape[1] == 3:
+        return ct.ImageType(
+            name="image", shape=shape, scale=1.0, bias=[0.0] * 3, color_layout=ct.colorlayout.RGB
+        )
+    if shape[1] == 1:
+        return ct.ImageType(
+            name="image", shape=shape, scale=1.0, bias=0.0, color_layout=ct.colorlayout.GRAYSCALE
+        )
+    return ct.TensorType(name="image", shape=shape)
 
 
 def _main_function(file: Path) -> Any:  # noqa: ANN401 - untyped package
@@ -118,7 +134,7 @@ def precision_found(file: Path) -> str:
 
 
 def load(file: Path) -> Classify:
-    """A function of uint8 [1, H, W, 3] that gives logits [1, K], by executing the saved program.
+    """A function of uint8 [1, H, W, C] that gives logits [1, K], by executing the saved program.
 
     Raises:
         ValueError: the program holds an operator that the interpreter does not know.

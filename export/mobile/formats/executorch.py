@@ -42,7 +42,7 @@ def convert(program: Path, out: Path, precision: str, _about: dict[str, Any]) ->
     """Write one `.pte`.
 
     Args:
-        program: a saved `torch.export` program that takes uint8 [1, H, W, 3].
+        program: a saved `torch.export` program that takes uint8 [1, H, W, C].
         out: the file to write.
         precision: "fp32" or "int8" (weights per channel, and activations rounded as they come, in
             ranges of their own).
@@ -172,7 +172,7 @@ def undelegated_share(file: Path, image: np.ndarray) -> float:
 
     Args:
         file: a `.pte`.
-        image: uint8 [1, H, W, 3].
+        image: uint8 [1, H, W, C].
     """
     import torch
     from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
@@ -199,7 +199,7 @@ def undelegated_share(file: Path, image: np.ndarray) -> float:
 
 
 def load(file: Path) -> Classify:
-    """A function of uint8 [1, H, W, 3] that gives logits [1, K]."""
+    """A function of uint8 [1, H, W, C] that gives logits [1, K]."""
     import torch
     from executorch.runtime import Runtime
 

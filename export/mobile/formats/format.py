@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 Source = Literal["onnx", "uint8", "planar"]
 """What a format is converted from: the bundle's ONNX graph, or a program that takes uint8
-[1, H, W, 3] or float32 [1, 3, H, W]."""
+[1, H, W, C] or float32 [1, C, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Format:
         modules: the modules that its conversion and its runtime need.
         requirement: what `pip install` brings them.
         method: how parity is found, for the manifest.
-        layout: what an app hands to it.
-        colours: what the numbers of that are.
+        layout: what an app hands to it; C stands for the number of channels.
+        colours: what the numbers of that are, after the name of the channels.
     """
 
     name: str
@@ -51,5 +51,5 @@ class Format:
     modules: tuple[str, ...]
     requirement: str
     method: str = "run"
-    layout: str = "uint8 [1, H, W, 3]"
-    colours: str = "RGB, 0..255"
+    layout: str = "uint8 [1, H, W, C]"
+    colours: str = "0..255"

@@ -49,7 +49,7 @@ def convert(program: Path, out: Path, precision: str, about: dict[str, Any]) -> 
     """Write one `.tflite`.
 
     Args:
-        program: a saved `torch.export` program that takes uint8 [1, H, W, 3].
+        program: a saved `torch.export` program that takes uint8 [1, H, W, C].
         out: the file to write.
         precision: "fp32", "fp16" (weights) or "int8" (weights per channel, and activations
             rounded as they come, in ranges of their own).
@@ -209,7 +209,7 @@ def _metadata(about: dict[str, Any]) -> bytes:
 
 
 def load(file: Path) -> Classify:
-    """A function of uint8 [1, H, W, 3] that gives logits [1, K]."""
+    """A function of uint8 [1, H, W, C] that gives logits [1, K]."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(file), num_threads=len(os.sched_getaffinity(0)))

@@ -23,8 +23,8 @@ FORMAT = Format(
     ),
     modules=("ncnn", "pnnx", "torch"),
     requirement="ncnn==1.0.20261020 pnnx==20261020 torch==2.13.0",
-    layout="float32 [3, H, W]",
-    colours="RGB, 0..255, as ncnn::Mat::from_pixels gives it",
+    layout="float32 [C, H, W]",
+    colours="0..255, as ncnn::Mat::from_pixels gives it",
 )
 
 _HALF_FLAG = 0x01306B47
@@ -45,7 +45,7 @@ def convert(
     """Write one `.param`, and its `.bin` beside it.
 
     Args:
-        program: a saved `torch.export` program that takes float32 [1, 3, H, W].
+        program: a saved `torch.export` program that takes float32 [1, C, H, W].
         out: the `.param` to write.
         precision: "fp32" or "fp16" (weights).
         _about: the format has no place for it.
@@ -99,7 +99,7 @@ def precision_found(file: Path) -> str:
 
 
 def load(file: Path) -> Classify:
-    """A function of uint8 [1, H, W, 3] that gives logits [1, K].
+    """A function of uint8 [1, H, W, C] that gives logits [1, K].
 
     Weights may be float16 in the file, arithmetic is float32: left alone, ncnn computes in
     bfloat16 or float16 wherever the processor can.
@@ -117,9 +117,9 @@ def load(file: Path) -> Classify:
         raise ValueError(f"ncnn cannot load {file.name}")
 
     def classify(image: np.ndarray) -> np.ndarray:
-        height, width = image.shape[1:3]
-        pixels = np.ascontiguousarray(image[0])
-        mat = ncnn.Mat.from_pixels(pixels, ncnn.Mat.PixelType.PIXEL_RGB, width, height)
+        # [1, H, W, C] -> [C, H, W], as `from_pixels` makes of the pixels that it has a name for
+        planes = np.ascontiguousarray(image[0].transpose(2, 0, 1), dtype=np.float32)
+        mat = ncnn.Mat(planes)
         with net.create_extractor() as extractor:
             extractor.input("in0", mat)
             status, logits = extractor.extract("out0")

@@ -90,7 +90,7 @@ def precision_found(file: Path) -> str:
 
 
 def load(file: Path) -> Classify:
-    """A function of uint8 [1, H, W, 3] that gives logits [1, K]."""
+    """A function of uint8 [1, H, W, C] that gives logits [1, K]."""
     imports()
     import onnxruntime as ort
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 
 from lavit_deploy.folding.frozen_linear import linear_from
-from lavit_deploy.folding.modules import (
+from lavit_deploy.folding.modules.attention import (
     AbsorbedAttention,
-    FactoredMaps,
-    FoldedLaViT,
     FoldedVanillaAttention,
-    Reduction,
     SeparateProjections,
 )
+from lavit_deploy.folding.modules.model import FoldedLaViT
+from lavit_deploy.folding.modules.patches import Reduction
+from lavit_deploy.folding.modules.scores import FactoredMaps
 from lavit_deploy.folding.rewrite import ContractError, Rewrite
+from lavit_deploy.folding.rewrites.query_scale import need_folded_scale
 from lavit_deploy.model.config import LaViTConfig
 
 
@@ -29,12 +30,7 @@ class AbsorbProjections(Rewrite):
     name = "absorbed-projections"
 
     def requires(self, model: FoldedLaViT) -> None:
-        for stage, layer, block in model.layers():
-            projections = getattr(block.attn, "projections", None)
-            if isinstance(projections, SeparateProjections) and projections.scale != 1.0:
-                raise ContractError(
-                    f"queries of stage {stage + 1}, layer {layer + 1} are still scaled apart"
-                )
+        need_folded_scale(model)
 
     def apply(self, model: FoldedLaViT) -> int:
         changed = 0

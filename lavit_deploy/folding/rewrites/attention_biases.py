@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lavit_deploy.folding.modules import (
-    FoldedBlock,
-    FoldedLaViT,
+from lavit_deploy.folding.modules.attention import (
     FoldedLessAttention,
     FoldedVanillaAttention,
     SeparateProjections,
 )
+from lavit_deploy.folding.modules.model import FoldedBlock, FoldedLaViT
 from lavit_deploy.folding.rewrite import ContractError, Rewrite
 from lavit_deploy.folding.softmax_invariance import key_constants_matter
 

@@ -7,7 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lavit_deploy.folding.modules import FoldedLaViT, FoldedResidual
+from lavit_deploy.folding.modules.model import FoldedLaViT
+from lavit_deploy.folding.modules.scores import FoldedResidual
 from lavit_deploy.folding.rewrite import ContractError, Rewrite
 from lavit_deploy.folding.softmax_invariance import key_constants_matter
 from lavit_deploy.model.lavit import AttentionResidual

@@ -7,14 +7,9 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from lavit_deploy.folding.modules import (
-    FoldedBlock,
-    FoldedLaViT,
-    FoldedLessAttention,
-    PatchConv,
-    Reduction,
-    SeparateProjections,
-)
+from lavit_deploy.folding.modules.attention import FoldedLessAttention, SeparateProjections
+from lavit_deploy.folding.modules.model import FoldedBlock, FoldedLaViT
+from lavit_deploy.folding.modules.patches import PatchConv, Reduction
 from lavit_deploy.folding.rewrite import ContractError, Rewrite
 
 Reader: TypeAlias = nn.Linear | nn.Conv2d

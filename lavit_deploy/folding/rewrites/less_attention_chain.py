@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lavit_deploy.folding.frozen_linear import linear_from
-from lavit_deploy.folding.modules import (
+from lavit_deploy.folding.modules.model import FoldedLaViT
+from lavit_deploy.folding.modules.scores import (
     FactoredMaps,
-    FoldedLaViT,
     IndependentMaps,
     SerialMaps,
     StackedMaps,

@@ -7,7 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from lavit_deploy.folding.modules import FoldedLaViT, Normalise, PatchConv
+from lavit_deploy.folding.modules.model import FoldedLaViT
+from lavit_deploy.folding.modules.patches import PatchConv, PixelNormalisation
 from lavit_deploy.folding.rewrite import ContractError, Rewrite
 
 
@@ -28,7 +29,7 @@ class FoldNormalisation(Rewrite):
 
     def apply(self, model: FoldedLaViT) -> int:
         normalise, patches = model.normalise, model.stage(0).patch_embed.patches
-        if not isinstance(normalise, Normalise) or not isinstance(patches, PatchConv):
+        if not isinstance(normalise, PixelNormalisation) or not isinstance(patches, PatchConv):
             return 0
         weight, bias = patches.conv.weight, cast("Tensor", patches.conv.bias)
         with torch.no_grad():

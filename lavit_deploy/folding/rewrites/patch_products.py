@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from lavit_deploy.folding.frozen_linear import linear_from
-from lavit_deploy.folding.modules import (
-    FoldedLaViT,
+from lavit_deploy.folding.modules.model import FoldedLaViT
+from lavit_deploy.folding.modules.patches import (
+    FoldedPatchEmbed,
     PatchConv,
-    PatchEmbed,
     PatchProduct,
     Reduction,
 )
@@ -29,7 +29,7 @@ class ProductsFromConvolutions(Rewrite):
     name = "patch-products"
 
     def __init__(self, *, embeddings: bool = True, reductions: bool = True) -> None:
-        kinds = ((PatchEmbed, embeddings), (Reduction, reductions))
+        kinds = ((FoldedPatchEmbed, embeddings), (Reduction, reductions))
         self.kinds = tuple(kind for kind, wanted in kinds if wanted)
 
     def requires(self, model: FoldedLaViT) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lavit_deploy.folding.modules import FoldedLaViT, FoldedVanillaAttention, SeparateProjections
+from lavit_deploy.folding.modules.attention import FoldedVanillaAttention, SeparateProjections
+from lavit_deploy.folding.modules.model import FoldedLaViT
 from lavit_deploy.folding.rewrite import ContractError, Rewrite
 
 
@@ -37,6 +38,20 @@ class FoldQueryScale(Rewrite):
     def ensures(self, model: FoldedLaViT) -> None:
         if any(projections.scale != 1.0 for projections in _separate(model)):
             raise ContractError("a layer still scales its queries")
+
+
+def need_folded_scale(model: FoldedLaViT) -> None:
+    """Check what rewrites need that merge queries' weights with others.
+
+    Raises:
+        ContractError: queries of a layer are still scaled apart.
+    """
+    for stage, layer, block in model.layers():
+        projections = getattr(block.attn, "projections", None)
+        if isinstance(projections, SeparateProjections) and projections.scale != 1.0:
+            raise ContractError(
+                f"queries of stage {stage + 1}, layer {layer + 1} are still scaled apart"
+            )
 
 
 def _separate(model: FoldedLaViT) -> list[SeparateProjections]:

@@ -158,7 +158,7 @@ def _infer_routes(
                     read_call,
                     body,
                     request.headers.get(_HEADER_LENGTH),
-                    size=classifier.model.manifest.preprocess.crop,
+                    size=classifier.model.manifest.preprocess.shape,
                     max_pictures=max_files,
                 )
                 call = await asyncio.to_thread(read) if len(body) > LONG else read()
@@ -211,13 +211,16 @@ def _refusal(request: Request, index: int, error: LavitError) -> Response:
 
 
 def _metadata(name: str, versions: tuple[str, ...], classifier: Classifier) -> ModelMetadata:
-    height, width = classifier.model.manifest.preprocess.crop
     return ModelMetadata(
         name=name,
         versions=versions,
         platform=f"lavit_{classifier.model.artifact.runtime}",
         inputs=(
-            TensorMetadata(name=IMAGES, datatype="UINT8", shape=(-1, height, width, 3)),
+            TensorMetadata(
+                name=IMAGES,
+                datatype="UINT8",
+                shape=(-1, *classifier.model.manifest.preprocess.shape),
+            ),
             TensorMetadata(name=PICTURES, datatype="BYTES", shape=(-1,)),
         ),
         outputs=(

@@ -8,7 +8,7 @@ import torch
 
 from lavit_deploy.export.judging.reference import reference_logits
 from lavit_deploy.export.mobile.mobile_model import MobileResidual, mobile_form, write_program
-from lavit_deploy.folding.modules import FoldedResidual
+from lavit_deploy.folding.modules.scores import FoldedResidual
 from lavit_deploy.model.lavit import LaViT
 
 

@@ -221,7 +221,7 @@ def test_a_package_for_another_processor_is_refused(package, monkeypatch):
 def test_a_file_that_is_no_package_is_refused(tmp_path):
     (tmp_path / "m.pt2").write_bytes(b"hello")
     with pytest.raises(BundleError, match="cannot open"):
-        AotiRuntime(tmp_path / "m.pt2", max_batch=8, image_size=(32, 32))
+        AotiRuntime(tmp_path / "m.pt2", max_batch=8, picture=(32, 32, 3))
 
 
 def test_on_a_cpu_it_is_built_when_named(monkeypatch):
