@@ -13,6 +13,7 @@ from lavit_deploy.common.environment import command_line
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.datasets import DIGITS, FASHION_MNIST, is_idx_folder
 from lavit_deploy.model.config import LaViTConfig, preset
+from lavit_deploy.training.failure import what_to_try
 from lavit_deploy.training.recipe import RECIPES, Recipe
 
 _SHORTHANDS = {"batch_size": "batch_size", "lr": "base_lr", "dp_weight": "dp_weight"}
@@ -26,6 +27,7 @@ class Plan:
     Attributes:
         data: what `open_data` takes.
         arch: name of the preset.
+        init_from: checkpoint of the same architecture to begin from, or None.
         init_from_pvt: checkpoint of an official PVT v1 to begin from, or None.
         model: fields of the architecture that differ from the preset's.
         recipe: how to train.
@@ -36,6 +38,7 @@ class Plan:
     data: str
     arch: str
     model: dict[str, Any]
+    init_from: Path | None
     init_from_pvt: Path | None
     recipe: Recipe
     command: tuple[str, ...]
@@ -48,6 +51,7 @@ class Plan:
             "data": self.data,
             "arch": self.arch,
             "model": self.model,
+            "init_from": str(self.init_from) if self.init_from else None,
             "init_from_pvt": str(self.init_from_pvt) if self.init_from_pvt else None,
             "threads": self.threads,
         }
@@ -78,6 +82,7 @@ def new_plan(options: argparse.Namespace) -> Plan:
         data=options.data,
         arch=options.arch,
         model=model_settings(options.model_set),
+        init_from=options.init_from,
         init_from_pvt=options.init_from_pvt,
         recipe=recipe_of(options, read_recipe(options.recipe or usual_recipe(options.data))),
         command=tuple(command_line()),
@@ -94,8 +99,35 @@ def usual_recipe(data: str) -> str:
     return "imagenet"
 
 
-def resumed_plan(options: argparse.Namespace, state: dict[str, Any]) -> Plan:
+REMEDIES = ("base_lr", "clip_norm", "dp_weight")
+"""Fields of the recipe that a training which failed may go on with changed."""
+
+
+def mended_plan(options: argparse.Namespace, state: dict[str, Any]) -> Plan:
+    """The training of the last good state of one that failed, with something changed.
+
+    Raises:
+        UsageError: nothing is changed, or something that is no remedy.
+    """
+    plan = resumed_plan(options, state, may_change=REMEDIES)
+    stored = Recipe.from_dict(state["recipe"])
+    if plan.recipe == stored:
+        raise UsageError(
+            f"the training failed after epoch {state['position'][0]}; as it was it would fail "
+            f"again: --resume needs a change, such as {what_to_try(stored)}"
+        )
+    return plan
+
+
+def resumed_plan(
+    options: argparse.Namespace, state: dict[str, Any], may_change: tuple[str, ...] = ()
+) -> Plan:
     """The training that a state is of; options may repeat what it says, but not change it.
+
+    Args:
+        options: the command line.
+        state: what `load_state` gave.
+        may_change: fields of the recipe that options may change nevertheless.
 
     Raises:
         UsageError: an option would change the training's result.
@@ -103,8 +135,11 @@ def resumed_plan(options: argparse.Namespace, state: dict[str, Any]) -> Plan:
     about, stored = state["about"], Recipe.from_dict(state["recipe"])
     if options.arch not in {None, about["arch"]}:
         raise UsageError(f"the training to resume is of {about['arch']}, --arch is {options.arch}")
-    if options.init_from_pvt is not None and str(options.init_from_pvt) != about["init_from_pvt"]:
-        raise UsageError("--init-from-pvt is for a new training, this one has its weights")
+    for name in ("init_from", "init_from_pvt"):
+        given = getattr(options, name)
+        if given is not None and str(given) != about.get(name):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is for a new training, this one has its weights")
     model = about.get("model", {})  # a training of an earlier version has none
     for name, value in model_settings(options.model_set).items():
         if model.get(name) != value:
@@ -116,7 +151,8 @@ def resumed_plan(options: argparse.Namespace, state: dict[str, Any]) -> Plan:
     changed = [
         f"{field.name} {getattr(stored, field.name)} -> {getattr(asked, field.name)}"
         for field in dataclasses.fields(Recipe)
-        if getattr(stored, field.name) != getattr(asked, field.name)
+        if field.name not in may_change
+        and getattr(stored, field.name) != getattr(asked, field.name)
     ]
     if changed:
         raise UsageError(f"--resume cannot change the recipe: {', '.join(changed)}")
@@ -124,8 +160,9 @@ def resumed_plan(options: argparse.Namespace, state: dict[str, Any]) -> Plan:
         data=options.data or about["data"],
         arch=about["arch"],
         model=model,
+        init_from=Path(about["init_from"]) if about.get("init_from") else None,
         init_from_pvt=Path(about["init_from_pvt"]) if about["init_from_pvt"] else None,
-        recipe=stored,
+        recipe=asked,
         command=tuple(about["command"]),
         threads=about["threads"],
     )

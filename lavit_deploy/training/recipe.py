@@ -17,9 +17,12 @@ from typing import Any, Literal, get_args
 from lavit_deploy.common.errors import UsageError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Initialisation = Literal["pvt", "xavier"]
 
 REFERENCE_BATCH = 1024
 """Global batch size that `Recipe.base_lr` is given for."""
+
+_WORDS = {"precision": Precision, "initialisation": Initialisation}
 
 _SHARES = frozenset(
     {
@@ -83,6 +86,8 @@ class Recipe:
         erase_probability: of random erasing.
         precision: of the matrix products in training; "auto" is bfloat16 or float16 on a GPU,
             float32 on a CPU. Validation is always float32.
+        initialisation: of the linear layers: "pvt", a standard deviation of 0.02, or "xavier", one
+            by their sizes, for models with few channels.
         seed: of the initial weights, the order of pictures and all augmentation.
 
     Raises:
@@ -117,6 +122,7 @@ class Recipe:
     cutmix_alpha: float = 1.0
     erase_probability: float = 0.25
     precision: Precision = "auto"
+    initialisation: Initialisation = "pvt"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -124,10 +130,12 @@ class Recipe:
             value = getattr(self, field.name)
             if field.name == "crop_scale":
                 object.__setattr__(self, field.name, _crop_scale(value))
-            elif field.name == "precision":
-                if value not in get_args(Precision):
-                    known = ", ".join(get_args(Precision))
-                    raise UsageError(f"precision is {value!r}; it must be one of {known}")
+            elif field.name in _WORDS:
+                known = get_args(_WORDS[field.name])
+                if value not in known:
+                    raise UsageError(
+                        f"{field.name} is {value!r}; it must be one of {', '.join(known)}"
+                    )
             elif isinstance(field.default, int):
                 _whole(field.name, value)
             else:
@@ -258,6 +266,7 @@ def fashion_mnist() -> Recipe:
         rand_augment_ops=0,
         translation=0.07,
         mix_probability=0.0,
+        initialisation="xavier",
     )
 
 

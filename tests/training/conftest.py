@@ -13,8 +13,8 @@ from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.training.distributed import World
 from lavit_deploy.training.interruption import Interruption
 from lavit_deploy.training.recipe import Recipe
-from lavit_deploy.training.reporting import Terminal
-from lavit_deploy.training.trainer import Settings, Trainer
+from lavit_deploy.training.reporting import ProgressBar
+from lavit_deploy.training.trainer import RunSettings, Trainer
 from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
 
 CONFIG = LaViTConfig(
@@ -68,7 +68,7 @@ def recipe():
     return RECIPE
 
 
-class StoppingTerminal(Terminal):
+class StoppingProgressBar(ProgressBar):
     """Raises a signal after a number of batches, as a person pressing Ctrl-C would."""
 
     def __init__(self, signal_number=None, after=None):
@@ -93,7 +93,7 @@ def make_trainer(data, tmp_path):
             dataclasses.replace(RECIPE, **changes),
             CONFIG,
             data,
-            Settings(out=tmp_path / out, board=False),
+            RunSettings(out=tmp_path / out, events=False),
             World(0, 1, torch.device("cpu")),
         )
 
@@ -106,6 +106,6 @@ def run():
 
     def run(trainer, signal_number=None, after=None):
         with Interruption() as interruption:
-            return trainer.run(interruption, StoppingTerminal(signal_number, after))
+            return trainer.run(interruption, StoppingProgressBar(signal_number, after))
 
     return run

@@ -47,9 +47,9 @@ def test_a_random_crop_is_decided_by_its_seed():
 
 def test_without_random_crops_training_sees_what_the_service_sees(data):
     view = TrainingView(data.train, data.preprocess, (1.0, 1.0))
-    (draw, *_), *_ = epoch_batches(27, Recipe(batch_size=8), 0)
-    expected = data.preprocess(data.train.image(draw.picture))
-    np.testing.assert_array_equal(view[draw].pixels, expected)
+    (sample, *_), *_ = epoch_batches(27, Recipe(batch_size=8), 0)
+    expected = data.preprocess(data.train.image(sample.picture))
+    np.testing.assert_array_equal(view[sample].pixels, expected)
 
 
 def test_loader_processes_do_not_change_the_batches(folder):

@@ -79,6 +79,7 @@ def test_the_command_line_is_this():
         "--arch",
         "--model-set",
         "--out",
+        "--init-from",
         "--init-from-pvt",
         "--recipe",
         "--epochs",
@@ -94,6 +95,7 @@ def test_the_command_line_is_this():
         "--device",
         "--threads",
         "--workers",
+        "--grace-epochs",
         "--save-minutes",
     }
 
