@@ -21,15 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from lavit_deploy.model.config import LaViTConfig, lavit_micro
-from lavit_deploy.model.lavit import LaViT, LayerScores, LessAttention, VanillaAttention
+from lavit_deploy.model.lavit import LaViT, LayerScores
 from lavit_deploy.training.augmentation import smoothed
 from lavit_deploy.training.optimisation import Objective, learning_rate_share, parameter_groups
 from lavit_deploy.training.recipe import Recipe
+from lavit_deploy.training.score_limit import ScoreLimit
 
 SIZE = 32
-TRAIN, HELD_OUT = 20_000, 5_000
+TRAIN, HELD_OUT = 12_800, 2_000
 BATCH = 128
-EPOCHS = 3
+EPOCHS = 2
 EVERY = 10
 """Steps between two rows of what is written down."""
 
@@ -50,6 +51,8 @@ class Variant:
         residual_scale: LayerScale it starts from.
         init: "trunc" (0.02, the model's), or "xavier" for the linear layers.
         la_lr: share of the learning rate that Theta and Psi have.
+        qk_lr: share of it that queries and keys have (with the values, which share their matrix).
+        score_limit: of `ScoreLimit`, 0 for none.
     """
 
     lr: float
@@ -63,6 +66,7 @@ class Variant:
     residual_scale: float = 0.1
     init: str = "trunc"
     la_lr: float = 1.0
+    qk_lr: float = 1.0
     score_limit: float = 0.0
 
     def name(self, seed: int) -> str:
@@ -107,18 +111,21 @@ def built(variant: Variant, seed: int) -> LaViT:
 
 def optimiser(model: LaViT, variant: Variant) -> torch.optim.AdamW:
     """The trainer's groups, with Theta and Psi apart."""
-    groups: list[dict[str, Any]] = list(parameter_groups(model, variant.weight_decay))
-    maps = {
-        id(parameter)
-        for name, parameter in model.named_parameters()
-        if ".theta." in name or ".psi." in name
-    }
-    kept = groups[1]["params"]
-    groups[1]["params"] = [one for one in kept if id(one) not in maps]
-    theirs = [one for one in kept if id(one) in maps]
-    if theirs:
-        groups.append({"params": theirs, "weight_decay": 0.0, "lr": variant.lr * variant.la_lr})
+    groups: list[dict[str, Any]] = []
+    for group in parameter_groups(model, variant.weight_decay):
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        for share in sorted({1.0, variant.la_lr, variant.qk_lr}):
+            some = [one for one in group["params"] if _share(names[id(one)], variant) == share]
+            if some:
+                groups.append({**group, "params": some, "lr": variant.lr * share})
     return torch.optim.AdamW(groups, lr=variant.lr, betas=(0.9, variant.beta2))
+
+
+def _share(name: str, variant: Variant) -> float:
+    """Share of the learning rate that a parameter has."""
+    if ".theta." in name or ".psi." in name:
+        return variant.la_lr
+    return variant.qk_lr if ".attn.q." in name or ".attn.kv." in name else 1.0
 
 
 def run(variant: Variant, seed: int, data: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -127,8 +134,7 @@ def run(variant: Variant, seed: int, data: tuple[Tensor, ...]) -> dict[str, Any]
     model = built(variant, seed)
     objective = Objective(model, variant.dp_weight)
     adam = optimiser(model, variant)
-    if variant.score_limit:
-        watch_scores(model)
+    limit = ScoreLimit(model, variant.score_limit) if variant.score_limit else None
     steps = len(pixels) // BATCH
     recipe = Recipe(
         image_size=SIZE, epochs=EPOCHS, batch_size=BATCH, warmup_epochs=variant.warmup * EPOCHS
@@ -149,8 +155,8 @@ def run(variant: Variant, seed: int, data: tuple[Tensor, ...]) -> dict[str, Any]
             if variant.clip_norm:
                 nn.utils.clip_grad_norm_(model.parameters(), variant.clip_norm)
             adam.step()
-            if variant.score_limit:
-                limit_scores(model, variant.score_limit)
+            if limit is not None:
+                limit.apply()
             schedule.step()
             if seen is not None:
                 rows.append(
@@ -170,31 +176,6 @@ def run(variant: Variant, seed: int, data: tuple[Tensor, ...]) -> dict[str, Any]
         "accuracies": accuracies,
         "rows": rows,
     }
-
-
-def watch_scores(model):
-    def note(module, args, output):
-        if module.training:
-            module.largest = output[1].detach().abs().amax(dim=(0, 2, 3))
-    for m in model.modules():
-        if isinstance(m, (VanillaAttention, LessAttention)):
-            m.register_forward_hook(note)
-
-
-@torch.no_grad()
-def limit_scores(model, limit):
-    for m in model.modules():
-        if isinstance(m, VanillaAttention):
-            share = (limit / m.largest.clamp_min(1e-6)).clamp(max=1.0)
-            if (share < 1).any():
-                d = m.q.weight.shape[0] // m.heads
-                root = share.sqrt().repeat_interleave(d)
-                m.q.weight.mul_(root[:, None]); m.q.bias.mul_(root)
-                m.kv.weight[: len(root)].mul_(root[:, None]); m.kv.bias[: len(root)].mul_(root)
-        elif isinstance(m, LessAttention):
-            share = (limit / m.largest.max().clamp_min(1e-6)).clamp(max=1.0)
-            if share < 1:
-                m.psi.weight.mul_(share); m.psi.bias.mul_(share)
 
 
 def _batches(count: int, order: torch.Generator) -> Iterator[Tensor]:

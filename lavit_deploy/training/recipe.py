@@ -67,6 +67,7 @@ class Recipe:
         final_lr_share: share of the peak that the cosine ends at.
         weight_decay: AdamW's, for matrices and kernels other than the LA maps.
         clip_norm: largest norm of the gradient, 0 for none.
+        score_limit: largest attention score, kept by scaling the weights that make it; 0 for none.
         label_smoothing: share of a label spread over all classes.
         drop_path: stochastic depth of the last layer.
         dp_weight: weight of the diagonality-preserving loss, 0 to leave it out.
@@ -104,6 +105,7 @@ class Recipe:
     final_lr_share: float = 0.002
     weight_decay: float = 0.05
     clip_norm: float = 1.0
+    score_limit: float = 0.0
     label_smoothing: float = 0.1
     drop_path: float = 0.1
     dp_weight: float = 0.1

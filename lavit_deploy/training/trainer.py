@@ -55,6 +55,7 @@ from lavit_deploy.training.recipe import Precision, Recipe
 from lavit_deploy.training.reporting import EpochRow, EventWriter, ProgressBar, write_csv
 from lavit_deploy.training.resume_point import ResumePoint, keep_as, save_state
 from lavit_deploy.training.sampling import epoch_batches, step_seed, steps_per_epoch
+from lavit_deploy.training.score_limit import ScoreLimit
 
 LAST = "last.pth"
 GOOD = "good.pth"
@@ -155,6 +156,11 @@ class Trainer:
             model.load_state_dict(weights, strict=False)
         self.model = model.to(device)
         self.ema = averaged(self.model, recipe, self.steps)
+        self.score_limit = (
+            ScoreLimit(self.model, recipe.score_limit, self.world.largest_of_each)
+            if recipe.score_limit
+            else None
+        )
         self.objective: nn.Module = Objective(self.model, recipe.dp_weight)
         if self.world.size > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -261,6 +267,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.score_limit is not None:
+            self.score_limit.apply()
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         self.ema.update_parameters(self.model)
