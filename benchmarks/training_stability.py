@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from lavit_deploy.model.config import LaViTConfig, lavit_micro
 from lavit_deploy.model.lavit import LaViT, LayerScores
-from lavit_deploy.training.augmentation import smoothed
 from lavit_deploy.training.optimisation import Objective, learning_rate_share, parameter_groups
+from lavit_deploy.training.pictures.augmentation import smoothed
 from lavit_deploy.training.recipe import Recipe
-from lavit_deploy.training.score_limit import ScoreLimit
+from lavit_deploy.training.stability.score_limit import ScoreLimit
 
 SIZE = 32
 TRAIN, HELD_OUT = 12_800, 2_000

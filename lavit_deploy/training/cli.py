@@ -75,6 +75,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="begin from the weights of an official PVT v1 checkpoint",
     )
+    what.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="a trained classifier of the same pictures and classes to learn from beside the "
+        "labels: a checkpoint, or a .pt2 of torch.export.save (docs/training.md)",
+    )
     _add_recipe_options(parser.add_argument_group("recipe (in brackets: that for imagenet)"))
     _add_run_options(parser.add_argument_group("run"))
     return parser
@@ -173,7 +180,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
 
 def _check_data(options: argparse.Namespace) -> int:
-    from lavit_deploy.training.picture_check import unreadable
+    from lavit_deploy.training.pictures.picture_check import unreadable
 
     if options.data is None:
         raise UsageError("--check-data needs --data")
@@ -264,6 +271,13 @@ def _trainer(
         weights = converted.state_dict
         for line in converted.report():
             progress.say(line)
+    teacher = None
+    if plan.teacher is not None:
+        from lavit_deploy.training.teacher import load_teacher
+
+        teacher = load_teacher(
+            plan.teacher.file, config, data.preprocess, data.classes, world.device
+        )
     in_memory = isinstance(data.train, ArrayPictures)
     workers = options.workers if options.workers is not None else 0 if in_memory else _own_cores()
     trainer = Trainer(
@@ -278,6 +292,7 @@ def _trainer(
         ),
         world,
         weights=weights,
+        teacher=teacher,
         about=plan.about(),
     )
     if options.force and world.leads:

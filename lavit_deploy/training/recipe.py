@@ -33,6 +33,7 @@ _SHARES = frozenset(
         "erase_probability",
         "flip_probability",
         "rand_augment_magnitude",
+        "teacher_share",
         "translation",
         "zoom",
     }
@@ -69,6 +70,7 @@ class Recipe:
         clip_norm: largest norm of the gradient, 0 for none.
         score_limit: largest attention score, kept by scaling the weights that make it; 0 for none.
         label_smoothing: share of a label spread over all classes.
+        teacher_share: share of a target that is the teacher's answer, where there is a teacher.
         drop_path: stochastic depth of the last layer.
         dp_weight: weight of the diagonality-preserving loss, 0 to leave it out.
         ema_epochs: window of the averaged weights in epochs; decay = 1 - 1 / steps.
@@ -107,6 +109,7 @@ class Recipe:
     clip_norm: float = 1.0
     score_limit: float = 0.0
     label_smoothing: float = 0.1
+    teacher_share: float = 0.8
     drop_path: float = 0.1
     dp_weight: float = 0.1
     ema_epochs: float = 20.0

@@ -23,25 +23,7 @@ from lavit_deploy.common.errors import TrainingError, UsageError
 from lavit_deploy.datasets import DataSource
 from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.model.lavit import LaViT, LayerScores
-from lavit_deploy.training.augmentation import Augment, Normalise
-from lavit_deploy.training.batches import (
-    Batch,
-    EvaluationView,
-    TrainingView,
-    evaluation_batches,
-    training_batches,
-)
-from lavit_deploy.training.dead_maps import dead_layers
 from lavit_deploy.training.distributed import World
-from lavit_deploy.training.failure import (
-    ENDING,
-    EpochEvidence,
-    FailureDetector,
-    Sign,
-    joined_signs,
-    signs_in,
-    what_to_try,
-)
 from lavit_deploy.training.initialisation import xavier
 from lavit_deploy.training.interruption import Interruption
 from lavit_deploy.training.optimisation import (
@@ -51,11 +33,30 @@ from lavit_deploy.training.optimisation import (
     learning_rate_share,
     parameter_groups,
 )
+from lavit_deploy.training.pictures.augmentation import Augment, Normalise
+from lavit_deploy.training.pictures.batches import (
+    Batch,
+    EvaluationView,
+    TrainingView,
+    evaluation_batches,
+    training_batches,
+)
+from lavit_deploy.training.pictures.sampling import epoch_batches, step_seed, steps_per_epoch
 from lavit_deploy.training.recipe import Precision, Recipe
 from lavit_deploy.training.reporting import EpochRow, EventWriter, ProgressBar, write_csv
 from lavit_deploy.training.resume_point import ResumePoint, keep_as, save_state
-from lavit_deploy.training.sampling import epoch_batches, step_seed, steps_per_epoch
-from lavit_deploy.training.score_limit import ScoreLimit
+from lavit_deploy.training.stability.dead_maps import dead_layers
+from lavit_deploy.training.stability.failure import (
+    ENDING,
+    EpochEvidence,
+    FailureDetector,
+    Sign,
+    joined_signs,
+    signs_in,
+    what_to_try,
+)
+from lavit_deploy.training.stability.score_limit import ScoreLimit
+from lavit_deploy.training.teacher import taught
 
 LAST = "last.pth"
 GOOD = "good.pth"
@@ -99,6 +100,7 @@ class Trainer:
         settings: where the output goes.
         world: this process among those that train together.
         weights: initial weights by name, in place of random ones; may be some only.
+        teacher: gives logits [B, K] for the augmented pictures, on the world's device, or None.
         about: what recipe.json says beside the recipe.
 
     Raises:
@@ -115,6 +117,7 @@ class Trainer:
         world: World,
         *,
         weights: dict[str, Tensor] | None = None,
+        teacher: nn.Module | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
         if recipe.batch_size % (world.size * recipe.accumulate):
@@ -124,6 +127,7 @@ class Trainer:
             )
         self.recipe, self.config, self.data = recipe, config, data
         self.settings, self.world = settings, world
+        self.teacher = teacher
         self.about = about or {}
         self.steps = steps_per_epoch(len(data.train), recipe)
         self.position = ResumePoint(0, 0)
@@ -255,6 +259,10 @@ class Trainer:
         images, targets = self.augment(
             batch.pixels.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
         )
+        if self.teacher is not None:
+            with torch.no_grad(), self._autocast():
+                answers = self.teacher(images)
+            targets = taught(targets, answers, self.recipe.teacher_share)
         for part, (some, wanted) in enumerate(
             zip(images.chunk(parts), targets.chunk(parts), strict=True)
         ):
@@ -274,12 +282,15 @@ class Trainer:
         self.ema.update_parameters(self.model)
 
     def _losses(self, images: Tensor, targets: Tensor) -> Losses:
-        with torch.autocast(
+        with self._autocast():
+            return Losses(*self.objective(images, targets))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
             self.world.device.type,
             dtype=_DTYPES[self.precision],
             enabled=self.precision != "float32",
-        ):
-            return Losses(*self.objective(images, targets))
+        )
 
     def _gradients_shared(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Processes exchange gradients once per step, with its last part."""

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavit_deploy.common.errors import UsageError
+from lavit_deploy.training.pictures.sampling import epoch_batches, step_seed, steps_per_epoch
 from lavit_deploy.training.recipe import Recipe
-from lavit_deploy.training.sampling import epoch_batches, step_seed, steps_per_epoch
 
 
 def recipe(**changes):

@@ -30,6 +30,9 @@ FALL_SHARE = 0.5
 DEAD_VARIATION = 1e-4
 """Total variation between pictures, and between queries, below which a map says nothing."""
 
+SCORE_LIMIT = 10.0
+"""A limit on attention scores that was measured to help: beyond it a softmax is almost one-hot."""
+
 
 class Sign(StrEnum):
     """What can be seen; the text is what the user reads."""
@@ -164,13 +167,16 @@ def _frequencies(labels: Sequence[int], num_classes: int) -> list[float]:
 
 
 def what_to_try(recipe: Recipe) -> str:
-    """Changes that keep such a training from failing, the most effective first."""
+    """Changes that keep such a training from failing, the most effective first.
+
+    All of them can be given with --resume. A longer warm-up is none: it was measured to fail as
+    often (`docs/reports/training-stability`).
+    """
     changes = [f"--lr {recipe.base_lr / 4:.2g} (now {recipe.base_lr:g})"]
     if recipe.dp_weight == 0:
         changes.append("--dp-weight 0.1")
+    if not recipe.score_limit:
+        changes.append(f"--set score_limit={SCORE_LIMIT:g}")
     if not recipe.clip_norm:
         changes.append("--set clip_norm=1")
-    longer = max(2 * recipe.warmup_epochs, 1.0)
-    if longer < recipe.epochs:
-        changes.append(f"--set warmup_epochs={longer:g}")
     return ", ".join(changes[:-1]) + f" or {changes[-1]}" if len(changes) > 1 else changes[0]

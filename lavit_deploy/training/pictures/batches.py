@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from lavit_deploy.common.errors import DatasetError
 from lavit_deploy.datasets import Pictures
 from lavit_deploy.preprocess import Preprocess
-from lavit_deploy.training.sampling import SampledPicture
+from lavit_deploy.training.pictures.sampling import SampledPicture
 
 Pixels = npt.NDArray[np.uint8]
 

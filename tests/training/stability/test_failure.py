@@ -1,9 +1,12 @@
 import dataclasses
 import math
+import re
 
 import pytest
 
-from lavit_deploy.training.failure import (
+from lavit_deploy.training.plan import REMEDIES
+from lavit_deploy.training.recipe import digits, imagenet
+from lavit_deploy.training.stability.failure import (
     EpochEvidence,
     FailureDetector,
     Sign,
@@ -12,7 +15,6 @@ from lavit_deploy.training.failure import (
     signs_in,
     what_to_try,
 )
-from lavit_deploy.training.recipe import digits, imagenet
 
 HEALTHY = EpochEvidence(
     epoch=4, loss=0.9, lowest_loss=1.0, accuracy=0.8, best_accuracy=0.82, commonest_answer=0.12
@@ -97,8 +99,17 @@ def test_signs_survive_the_line_that_stores_them():
 
 
 def test_advice_names_what_is_not_done_yet():
-    assert what_to_try(imagenet()) == "--lr 0.0013 (now 0.005) or --set warmup_epochs=10"
-    without = dataclasses.replace(digits(), dp_weight=0.0, clip_norm=0.0)
-    assert "--dp-weight 0.1, --set clip_norm=1 or" in what_to_try(without)
-    short = dataclasses.replace(imagenet(), epochs=6)
-    assert what_to_try(short) == "--lr 0.0013 (now 0.005)"
+    done = dataclasses.replace(imagenet(), score_limit=10.0)
+    assert what_to_try(done) == "--lr 0.0013 (now 0.005)"
+    without = dataclasses.replace(digits(), dp_weight=0.0, clip_norm=0.0, score_limit=0.0)
+    assert what_to_try(without) == (
+        "--lr 0.004 (now 0.016), --dp-weight 0.1, --set score_limit=10 or --set clip_norm=1"
+    )
+
+
+def test_what_is_advised_can_be_given_when_resuming():
+    fields = {"lr": "base_lr", "dp-weight": "dp_weight"}
+    worst = dataclasses.replace(digits(), dp_weight=0.0, clip_norm=0.0, score_limit=0.0)
+    advised = re.findall(r"--(?:set )?([a-z_-]+)", what_to_try(worst))
+    assert len(advised) == 4
+    assert {fields.get(name, name) for name in advised} == set(REMEDIES)

@@ -59,7 +59,7 @@ class ScoreLimit:
         if len(self._largest) < len(self.layers):
             return  # nothing was computed
         parts = [self._largest[layer] for layer in self.layers]
-        shared = self.shared(torch.cat(parts)).split([len(part) for part in parts])
+        shared = torch.split(self.shared(torch.cat(parts)), [len(part) for part in parts])
         for layer, largest in zip(self.layers, shared, strict=True):
             share = (self.limit / largest.clamp_min(self.limit)).nan_to_num(1.0)  # [H], at most 1
             if isinstance(layer, VanillaAttention):

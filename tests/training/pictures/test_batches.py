@@ -11,15 +11,15 @@ from PIL import Image
 from lavit_deploy.common.errors import DatasetError
 from lavit_deploy.datasets import open_data
 from lavit_deploy.preprocess import Preprocess
-from lavit_deploy.training.batches import (
+from lavit_deploy.training.pictures.batches import (
     EvaluationView,
     TrainingView,
     evaluation_batches,
     random_crop,
     training_batches,
 )
+from lavit_deploy.training.pictures.sampling import epoch_batches
 from lavit_deploy.training.recipe import Recipe
-from lavit_deploy.training.sampling import epoch_batches
 
 SMALL = Preprocess(resize=16, crop=(16, 12))
 

@@ -1,9 +1,8 @@
 import torch
 
 from lavit_deploy.model.lavit import LaViT
-from lavit_deploy.training.score_limit import ScoreLimit
-
-from .conftest import CONFIG
+from lavit_deploy.training.stability.score_limit import ScoreLimit
+from tiny_training import CONFIG
 
 
 def images():

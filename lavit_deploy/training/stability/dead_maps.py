@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lavit_deploy.model.lavit import LayerScores
-from lavit_deploy.training.failure import DEAD_VARIATION
+from lavit_deploy.training.stability.failure import DEAD_VARIATION
 
 
 @torch.inference_mode()

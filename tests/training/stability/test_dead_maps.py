@@ -1,7 +1,7 @@
 import torch
 
 from lavit_deploy.model.lavit import LayerScores
-from lavit_deploy.training.dead_maps import dead_layers, variation
+from lavit_deploy.training.stability.dead_maps import dead_layers, variation
 from tiny_models import seeded  # noqa: F401 - a fixture
 
 
