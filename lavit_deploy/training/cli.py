@@ -103,7 +103,10 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         "--batch-size", type=int, help=f"pictures per step, all processes ({shown.batch_size})"
     )
     group.add_argument(
-        "--lr", type=float, help=f"peak for a batch of 1024, scaled linearly ({shown.base_lr})"
+        "--lr",
+        type=float,
+        help="peak for a batch of 1024; it follows the batch linearly, with its root for small "
+        f"pictures ({shown.base_lr})",
     )
     group.add_argument(
         "--dp-weight", type=float, help=f"weight of the diagonality loss ({shown.dp_weight})"

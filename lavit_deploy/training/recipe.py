@@ -18,11 +18,12 @@ from lavit_deploy.common.errors import UsageError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Initialisation = Literal["pvt", "xavier"]
+Scaling = Literal["linear", "root"]
 
 REFERENCE_BATCH = 1024
 """Global batch size that `Recipe.base_lr` is given for."""
 
-_WORDS = {"precision": Precision, "initialisation": Initialisation}
+_WORDS = {"precision": Precision, "initialisation": Initialisation, "lr_scaling": Scaling}
 
 _SHARES = frozenset(
     {
@@ -63,7 +64,9 @@ class Recipe:
         accumulate: parts that a process computes its share of a batch in, to save memory.
         repeats: times a drawn picture occurs in an epoch, each with its own augmentation; the
             epoch stays as long (repeated augmentation, E. Hoffer et al., arXiv:1901.09335).
-        base_lr: peak learning rate for a batch of `REFERENCE_BATCH`; scaled linearly.
+        base_lr: peak learning rate for a batch of `REFERENCE_BATCH`.
+        lr_scaling: how it follows the batch: "linear" as in the paper, "root" as is right for Adam
+            (S. Malladi et al., arXiv:2205.10287).
         warmup_epochs: epochs over which the learning rate grows linearly to its peak.
         final_lr_share: share of the peak that the cosine ends at.
         weight_decay: AdamW's, for matrices and kernels other than the LA maps.
@@ -103,6 +106,7 @@ class Recipe:
     accumulate: int = 1
     repeats: int = 3
     base_lr: float = 0.005
+    lr_scaling: Scaling = "linear"
     warmup_epochs: float = 5.0
     final_lr_share: float = 0.002
     weight_decay: float = 0.05
@@ -153,7 +157,8 @@ class Recipe:
     @property
     def peak_lr(self) -> float:
         """The learning rate after the warm-up, for this batch size."""
-        return self.base_lr * self.batch_size / REFERENCE_BATCH
+        share = self.batch_size / REFERENCE_BATCH
+        return self.base_lr * (math.sqrt(share) if self.lr_scaling == "root" else share)
 
     def for_epochs(self, epochs: int) -> Recipe:
         """This recipe with another length, warm-up and averaging window in proportion.
@@ -238,7 +243,8 @@ def digits() -> Recipe:
         epochs=60,
         batch_size=64,
         repeats=1,
-        base_lr=0.016,
+        base_lr=0.004,
+        lr_scaling="root",
         warmup_epochs=3.0,
         ema_epochs=4.0,
         crop_scale=(1.0, 1.0),
@@ -264,7 +270,8 @@ def fashion_mnist() -> Recipe:
         epochs=30,
         batch_size=128,
         repeats=1,
-        base_lr=0.016,
+        base_lr=0.0057,
+        lr_scaling="root",
         warmup_epochs=1.0,
         ema_epochs=2.0,
         crop_scale=(1.0, 1.0),

@@ -167,7 +167,7 @@ def test_a_folder_that_holds_a_training_is_not_overwritten_unasked(short, tmp_pa
 def test_resuming_cannot_change_the_recipe(short, tmp_path):
     assert main([*short, "--epochs", "1"]) == 0
     resume = ["--out", str(tmp_path / "out"), "--resume"]
-    with pytest.raises(UsageError, match=r"cannot change the recipe: base_lr 0\.016 -> 0\.5"):
+    with pytest.raises(UsageError, match=r"cannot change the recipe: base_lr 0\.004 -> 0\.5"):
         main([*resume, "--lr", "0.5"])
     with pytest.raises(UsageError, match="is of lavit_micro, --arch is lavit_s"):
         main([*resume, "--arch", "lavit_s"])
@@ -256,10 +256,10 @@ def test_a_failed_training_goes_on_from_its_good_state_only_with_a_change(
         main(resume)
     with pytest.raises(UsageError, match=r"cannot change the recipe: drop_path 0\.1 -> 0\.3"):
         main([*resume, "--set", "drop_path=0.3"])
-    assert main([*resume, "--lr", "0.004"]) == 0
+    assert main([*resume, "--lr", "0.001"]) == 0
     assert "resuming in epoch 2" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "recipe.json").read_text())
-    assert written["recipe"]["base_lr"] == 0.004
+    assert written["recipe"]["base_lr"] == 0.001
     assert torch.load(tmp_path / "out" / "last.pth", weights_only=True)["position"] == [3, 0]
 
 

@@ -103,7 +103,7 @@ def test_advice_names_what_is_not_done_yet():
     assert what_to_try(done) == "--lr 0.0013 (now 0.005)"
     without = dataclasses.replace(digits(), dp_weight=0.0, clip_norm=0.0, score_limit=0.0)
     assert what_to_try(without) == (
-        "--lr 0.004 (now 0.016), --dp-weight 0.1, --set score_limit=10 or --set clip_norm=1"
+        "--lr 0.001 (now 0.004), --dp-weight 0.1, --set score_limit=10 or --set clip_norm=1"
     )
 
 
