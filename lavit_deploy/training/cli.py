@@ -67,7 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--init-from",
         type=Path,
         metavar="FILE",
-        help="begin from the weights of a checkpoint of the same architecture, with a new schedule",
+        help="begin from the weights of a checkpoint with a new schedule; of the same "
+        "architecture, or with fewer less-attention layers at the end of stages",
     )
     weights.add_argument(
         "--init-from-pvt",

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -46,12 +47,65 @@ def test_maps_classifier_norms_and_convolutions_stay_as_they_are(drawn):
             assert value.equal(before[name]), name
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path):
-    model = LaViT(CONFIG)
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A tiny model whose BatchNorm and maps are not as they were drawn."""
+    torch.manual_seed(1)
+    model = LaViT(CONFIG).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model(torch.randn(4, 3, 64, 64))
     preprocess = Preprocess(resize=64, crop=(64, 64))
-    save_checkpoint(tmp_path / "m.pth", model, preprocess=preprocess, classes=("a", "b", "c"))
-    weights = weights_of(tmp_path / "m.pth", CONFIG)
+    path = tmp_path / "m.pth"
+    save_checkpoint(path, model.eval(), preprocess=preprocess, classes=("a", "b", "c"))
+    return path, model
+
+
+def test_the_same_architecture_has_the_checkpoint_s_weights(checkpoint):
+    path, model = checkpoint
+    weights = weights_of(path, CONFIG)
     assert weights.keys() == model.state_dict().keys()
     assert all(value.equal(weights[name]) for name, value in model.state_dict().items())
-    with pytest.raises(UsageError, match=r"of another architecture: num_classes 3 -> 10, depths"):
-        weights_of(tmp_path / "m.pth", lavit_micro())
+
+
+@pytest.mark.parametrize(
+    ("depths", "la_start"),
+    [
+        pytest.param((1, 1, 2, 4), (0, 0, 2, 2), id="in the last stage"),
+        pytest.param((2, 3, 3, 3), (2, 2, 2, 2), id="in every stage"),
+    ],
+)
+def test_a_deeper_model_begins_with_the_function_of_the_checkpoint(checkpoint, depths, la_start):
+    path, model = checkpoint
+    deeper = LaViT(dataclasses.replace(CONFIG, depths=depths, la_start=la_start))
+    xavier(deeper)
+    unknown = deeper.load_state_dict(weights_of(path, deeper.config), strict=False)
+    assert not unknown.unexpected_keys
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(deeper.eval()(images), model(images), rtol=0, atol=1e-5)
+    deeper.train()(images).square().sum().backward()
+    for stage in deeper.stages:
+        for block in stage.blocks:  # new layers can leave the identity
+            assert block.mlp.fc2.weight.grad.abs().max() > 0
+            assert block.attn.proj.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 10}, "num_classes 3 -> 10"),
+        ({"depths": (1, 1, 1, 2), "la_start": (0, 0, 0, 2)}, r"depths \[1, 1, 2, 2\] -> \[1, 1, 1"),
+        (
+            {"depths": (2, 1, 2, 2)},
+            r"depths \[1, 1, 2, 2\] -> \[2, 1, 2, 2\]",
+        ),  # with its own scores
+        ({"depths": (1, 1, 3, 3), "la_start": (0, 0, 3, 2)}, r"la_start \[0, 0, 2, 2\] -> "),
+        ({"depths": (1, 1, 3, 2), "dims": (8, 8, 16, 32)}, "dims"),
+    ],
+)
+def test_another_architecture_is_refused(checkpoint, changes, message):
+    path, _ = checkpoint
+    with pytest.raises(UsageError, match=rf"of another architecture: .*{message}"):
+        weights_of(path, dataclasses.replace(CONFIG, **changes))
