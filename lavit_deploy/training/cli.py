@@ -22,6 +22,7 @@ from lavit_deploy.training.plan import (
     read_recipe,
     recipe_of,
     resumed_plan,
+    single_key_stages,
     usual_recipe,
 )
 from lavit_deploy.training.recipe import RECIPES, Recipe, imagenet
@@ -301,6 +302,12 @@ def _trainer(
     )
     if options.force and world.leads:
         clear(options.out)
+    if (lonely := single_key_stages(config)) and world.leads:
+        progress.warn(
+            f"at {recipe.image_size} pixels stage {', '.join(map(str, lonely))} of {plan.arch} "
+            "attends to one key, which is no attention: take lavit_nano for 32 pixels, lavit_micro "
+            "for 64, or set image_size or sr_ratios"
+        )
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     progress.say(
         f"{plan.arch}: {parameters / 1e6:.2f} M parameters, {len(data.train)} pictures of "

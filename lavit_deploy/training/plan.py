@@ -13,7 +13,7 @@ from lavit_deploy.common.atomic_files import sha256_of
 from lavit_deploy.common.environment import command_line
 from lavit_deploy.common.errors import UsageError
 from lavit_deploy.datasets import DIGITS, FASHION_MNIST, is_idx_folder
-from lavit_deploy.model.config import LaViTConfig, preset
+from lavit_deploy.model.config import STAGES, LaViTConfig, preset
 from lavit_deploy.training.recipe import RECIPES, Recipe
 from lavit_deploy.training.stability.failure import what_to_try
 
@@ -147,6 +147,11 @@ def usual_recipe(data: str) -> str:
     if data.partition(":")[0] == FASHION_MNIST or is_idx_folder(Path(data)):
         return "fashion-mnist"
     return "imagenet"
+
+
+def single_key_stages(config: LaViTConfig) -> tuple[int, ...]:
+    """1-based stages whose queries have one key to attend to: a softmax over it is always 1."""
+    return tuple(stage + 1 for stage in range(STAGES) if config.keys(stage) == 1)
 
 
 REMEDIES = ("base_lr", "clip_norm", "dp_weight", "score_limit")

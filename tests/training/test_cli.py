@@ -304,3 +304,12 @@ def test_a_checkpoint_teaches_and_a_resumed_training_keeps_its_teacher(short, tm
     teacher.write_bytes((tmp_path / "b" / "best.pth").read_bytes())
     with pytest.raises(UsageError, match=r"best\.pth is another teacher than the training had"):
         main(resume)
+
+
+def test_a_size_at_which_attention_is_none_is_said(short, tmp_path, capsys):
+    assert main([*short, "--epochs", "1", "--set", "image_size=32"]) == 0
+    printed = capsys.readouterr().out
+    assert "at 32 pixels stage 1, 2, 3, 4 of lavit_micro attends to one key" in printed
+    arguments = [value if value != "lavit_micro" else "lavit_nano" for value in short]
+    assert main([*arguments, "--epochs", "1", "--set", "image_size=32", "--force"]) == 0
+    assert "one key" not in capsys.readouterr().out
