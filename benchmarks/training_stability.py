@@ -480,6 +480,10 @@ that the loss helps exactly where the rate is too large would fit it.
   its second epoch and stayed there, at a peak of 0.004. It now has a peak of 0.002 and reaches
   71.8 and 77.3 % (averaged weights 76.5 and 78.8 %). At 0.004 with scores of at most 10 it reaches
   76.0 and 78.3 %. One seed each, stopped after two epochs of eight.
+- **Still open**: the recipe `imagenet` (rate 0.005 for a batch of 1024, DP loss, mixing) on the
+  same pictures with lavit_micro, `--epochs 8 --set image_size=64`, gives 22.1 and 17.3 % and is at
+  ln 10 in its second epoch, of which it is warned. After one epoch a quarter of the rate gives
+  26.1 %, and scores of at most 10 give 20.4 %. Small pictures have recipes of their own.
 - `lavit-train` looks for the signs of a collapse, and names the remedies that were seen to work,
   the rate first (`docs/training.md`).
 """
