@@ -98,11 +98,11 @@ docs: $(VENV)/docs.stamp
 dist: $(VENV)/dev.stamp
 	$(BIN)/python .ci/dist.py
 
-digits.bundle: $(VENV)/run.stamp examples/lavit_digits.pth
-	$(BIN)/lavit-export --ckpt examples/lavit_digits.pth --out $@ --force
+clothes.bundle: $(VENV)/run.stamp examples/lavit_fashion_mnist.pth
+	$(BIN)/lavit-export --ckpt examples/lavit_fashion_mnist.pth --out $@ --force
 
-serve: digits.bundle
-	$(BIN)/lavit-serve digits.bundle
+serve: clothes.bundle
+	$(BIN)/lavit-serve clothes.bundle
 
 profile: $(VENV)/profile.stamp
 	$(BIN)/lavit-profile lavit_s pvt_small swin_tiny --batch 1 8
@@ -131,4 +131,4 @@ gpu-check: .venv-gpu/gpu.stamp
 	.venv-gpu/bin/python benchmarks/gpu_check.py $(if $(wildcard build/plugin/liblavit_plugin.so),--plugin build/plugin/liblavit_plugin.so)
 
 clean:
-	rm -rf $(VENV) dist $(MOBILE:%=.venv-%) .venv-gpu digits.bundle demo-out build site *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist $(MOBILE:%=.venv-%) .venv-gpu clothes.bundle demo-out build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -39,7 +39,7 @@ _EXAMPLES = """\
   lavit-profile --diff old.json new.json
 
 models:
-  presets      lavit_micro lavit_t lavit_s lavit_b (random weights)
+  presets      lavit_nano lavit_micro lavit_t lavit_s lavit_b (random weights)
   baselines    {baselines} (random weights)
   checkpoints  .pth .pt .ckpt .bin .safetensors
   bundles      FOLDER (the fastest artifact that passed parity), or FOLDER:ARTIFACT

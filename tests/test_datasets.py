@@ -11,7 +11,7 @@ from idx_sets import idx_set
 from lavit_deploy.common.errors import DatasetError
 from lavit_deploy.datasets import FASHION_MNIST_CLASSES, FolderPictures, digit_pictures, open_data
 from lavit_deploy.preprocess import decode
-from lavit_deploy.training.picture_check import unreadable
+from lavit_deploy.training.pictures.picture_check import unreadable
 
 
 def test_a_fifth_of_every_digit_is_held_out_and_none_is_in_both():

@@ -253,7 +253,23 @@ def lavit_micro(*, num_classes: int = 10, image_size: int = 64) -> LaViTConfig:
     )
 
 
+def lavit_nano(*, num_classes: int = 10, image_size: int = 32) -> LaViTConfig:
+    """LaViT-nano: not in the paper; 32-pixel pictures, M = 16, 0.8 M parameters."""
+    return LaViTConfig(
+        image_size=(image_size, image_size),
+        num_classes=num_classes,
+        patch_sizes=(2, 2, 2, 1),
+        depths=(1, 2, 2, 2),
+        dims=(32, 64, 128, 128),
+        heads=(1, 2, 4, 4),
+        mlp_ratios=(3, 3, 3, 3),
+        sr_ratios=(4, 2, 1, 1),
+        la_start=(0, 2, 2, 2),
+    )
+
+
 PRESETS = {
+    "lavit_nano": lavit_nano,
     "lavit_micro": lavit_micro,
     "lavit_t": lavit_t,
     "lavit_s": lavit_s,

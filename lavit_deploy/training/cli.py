@@ -17,17 +17,19 @@ from lavit_deploy.datasets import DIGITS, FASHION_MNIST, ArrayPictures, open_dat
 from lavit_deploy.model.config import PRESETS
 from lavit_deploy.training.plan import (
     Plan,
+    mended_plan,
     new_plan,
     read_recipe,
     recipe_of,
     resumed_plan,
+    single_key_stages,
     usual_recipe,
 )
 from lavit_deploy.training.recipe import RECIPES, Recipe, imagenet
 
 if TYPE_CHECKING:
     from lavit_deploy.training.distributed import World
-    from lavit_deploy.training.reporting import Terminal
+    from lavit_deploy.training.reporting import ProgressBar
     from lavit_deploy.training.trainer import Trainer
 
 _PACKAGES = ("torch", "kornia", "safetensors", "tensorboard", "rich")
@@ -61,11 +63,26 @@ def make_parser() -> argparse.ArgumentParser:
         "be repeated",
     )
     what.add_argument("--out", type=Path, required=True, help="folder for everything written")
-    what.add_argument(
+    weights = what.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="FILE",
+        help="begin from the weights of a checkpoint with a new schedule; of the same "
+        "architecture, or with fewer less-attention layers at the end of stages",
+    )
+    weights.add_argument(
         "--init-from-pvt",
         type=Path,
         metavar="FILE",
         help="begin from the weights of an official PVT v1 checkpoint",
+    )
+    what.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="a trained classifier of the same pictures and classes to learn from beside the "
+        "labels: a checkpoint, or a .pt2 of torch.export.save (docs/training.md)",
     )
     _add_recipe_options(parser.add_argument_group("recipe (in brackets: that for imagenet)"))
     _add_run_options(parser.add_argument_group("run"))
@@ -88,7 +105,10 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         "--batch-size", type=int, help=f"pictures per step, all processes ({shown.batch_size})"
     )
     group.add_argument(
-        "--lr", type=float, help=f"peak for a batch of 1024, scaled linearly ({shown.base_lr})"
+        "--lr",
+        type=float,
+        help="peak for a batch of 1024; it follows the batch linearly, with its root for small "
+        f"pictures ({shown.base_lr})",
     )
     group.add_argument(
         "--dp-weight", type=float, help=f"weight of the diagonality loss ({shown.dp_weight})"
@@ -125,6 +145,13 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--workers", type=int, help="loader processes of each process (all cores)")
     group.add_argument(
+        "--grace-epochs",
+        type=int,
+        default=3,
+        help="epochs in a row that may show that the training has failed before it ends, 0 for any "
+        "number (%(default)s)",
+    )
+    group.add_argument(
         "--save-minutes", type=float, default=10.0, help="between saves within an epoch"
     )
 
@@ -139,7 +166,12 @@ def main(arguments: Sequence[str] | None) -> int:
         LavitError: explained to the user by `lavit_deploy.common.command_line.run`.
     """
     options = make_parser().parse_args(arguments)
-    for name, least in (("threads", 1), ("workers", 0), ("save_minutes", 0)):
+    for name, least in (
+        ("threads", 1),
+        ("workers", 0),
+        ("grace_epochs", 0),
+        ("save_minutes", 0),
+    ):
         value = getattr(options, name)
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
@@ -153,7 +185,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
 
 def _check_data(options: argparse.Namespace) -> int:
-    from lavit_deploy.training.picture_check import unreadable
+    from lavit_deploy.training.pictures.picture_check import unreadable
 
     if options.data is None:
         raise UsageError("--check-data needs --data")
@@ -173,7 +205,7 @@ def _train(options: argparse.Namespace) -> int:
 
     from lavit_deploy.training.distributed import joined
     from lavit_deploy.training.interruption import SIGNAL_EXIT, Interruption
-    from lavit_deploy.training.reporting import Terminal
+    from lavit_deploy.training.reporting import ProgressBar
 
     plan, state = _plan(options)
     # Sums are added in another order by another number of threads: a resumed training keeps its.
@@ -182,32 +214,40 @@ def _train(options: argparse.Namespace) -> int:
     plan = dataclasses.replace(plan, threads=threads)
     with (
         joined(options.device) as world,
-        Terminal(plan.recipe.epochs, quiet=not world.leads) as terminal,
+        ProgressBar(plan.recipe.epochs, quiet=not world.leads) as progress,
     ):
-        trainer = _trainer(options, plan, world, terminal, resumed=state is not None)
+        trainer = _trainer(options, plan, world, progress, resumed=state is not None)
         if state is not None:
             trainer.restore(state)
             epoch, step = trainer.position
-            terminal.say(
+            progress.say(
                 f"resuming in epoch {epoch + 1} after step {step}/{trainer.steps}"
                 if epoch < plan.recipe.epochs
                 else f"all {epoch} epochs are done, there is nothing to resume"
             )
         with Interruption() as interruption:
-            stopped = trainer.run(interruption, terminal)
-        _say_end(options.out, trainer, terminal, stopped)
+            stopped = trainer.run(interruption, progress)
+        _say_end(options.out, trainer, progress, stopped)
     return SIGNAL_EXIT + stopped if stopped else 0
 
 
 def _plan(options: argparse.Namespace) -> tuple[Plan, dict[str, object] | None]:
     """What to train, and the state to resume it from."""
     from lavit_deploy.training.resume_point import load_state
-    from lavit_deploy.training.trainer import LAST
+    from lavit_deploy.training.trainer import GOOD, LAST
 
     last = options.out / LAST
     if options.resume:
         state = load_state(last)
-        return resumed_plan(options, state), state
+        if not state.get("failed"):
+            return resumed_plan(options, state), state
+        if not (options.out / GOOD).exists():
+            raise UsageError(
+                f"the training in {options.out} failed from its first epoch; there is nothing good "
+                "to resume: start again with --force and another --lr"
+            )
+        state = load_state(options.out / GOOD)
+        return mended_plan(options, state), state
     plan = new_plan(options)
     if last.exists() and not options.force:
         raise UsageError(
@@ -217,36 +257,59 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, dict[str, object] | None]:
 
 
 def _trainer(
-    options: argparse.Namespace, plan: Plan, world: World, terminal: Terminal, *, resumed: bool
+    options: argparse.Namespace, plan: Plan, world: World, progress: ProgressBar, *, resumed: bool
 ) -> Trainer:
-    from lavit_deploy.training.trainer import Settings, Trainer, clear
+    from lavit_deploy.training.trainer import RunSettings, Trainer, clear
 
     recipe: Recipe = plan.recipe
     data = open_data(plan.data, recipe.image_size)
     config = plan.config(len(data.classes))
     weights = None
+    if plan.init_from is not None and not resumed:
+        from lavit_deploy.training.initialisation import weights_of
+
+        weights = weights_of(plan.init_from, config)
     if plan.init_from_pvt is not None and not resumed:
         from lavit_deploy.training.init_from_pvt import load_pvt
 
         converted = load_pvt(plan.init_from_pvt, config)
         weights = converted.state_dict
         for line in converted.report():
-            terminal.say(line)
+            progress.say(line)
+    teacher = None
+    if plan.teacher is not None:
+        from lavit_deploy.training.teacher import load_teacher
+
+        teacher = load_teacher(
+            plan.teacher.file, config, data.preprocess, data.classes, world.device
+        )
     in_memory = isinstance(data.train, ArrayPictures)
     workers = options.workers if options.workers is not None else 0 if in_memory else _own_cores()
     trainer = Trainer(
         recipe,
         config,
         data,
-        Settings(out=options.out, workers=workers, save_minutes=options.save_minutes),
+        RunSettings(
+            out=options.out,
+            workers=workers,
+            save_minutes=options.save_minutes,
+            grace_epochs=options.grace_epochs,
+        ),
         world,
         weights=weights,
+        teacher=teacher,
         about=plan.about(),
     )
     if options.force and world.leads:
         clear(options.out)
+    if (lonely := single_key_stages(config)) and world.leads:
+        progress.warn(
+            f"at {recipe.image_size} pixels stage {', '.join(map(str, lonely))} of {plan.arch} "
+            "attends to one key, which is no attention: take lavit_nano for 32 pixels, lavit_micro "
+            "for 64, or set image_size or sr_ratios"
+        )
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    terminal.say(
+    progress.say(
         f"{plan.arch}: {parameters / 1e6:.2f} M parameters, {len(data.train)} pictures of "
         f"{len(data.classes)} classes, {len(data.held_out)} held out, {trainer.steps} steps per "
         f"epoch, {trainer.precision} on {world.size} x {world.device.type}"
@@ -254,16 +317,16 @@ def _trainer(
     return trainer
 
 
-def _say_end(out: Path, trainer: Trainer, terminal: Terminal, stopped: int) -> None:
+def _say_end(out: Path, trainer: Trainer, progress: ProgressBar, stopped: int) -> None:
     if stopped:
         epoch, step = trainer.position
-        terminal.say(
+        progress.say(
             f"interrupted in epoch {epoch + 1} after step {step}/{trainer.steps}, everything is "
             f"saved; go on with: lavit-train --out {out} --resume"
         )
         return
     best = next(row for row in reversed(trainer.history) if row.best)
-    terminal.say(
+    progress.say(
         f"best.pth: {best.best} weights of epoch {best.epoch}, held-out accuracy "
         f"{trainer.best_accuracy:.2%}; next: lavit-export --ckpt {out / 'best.pth'}"
     )

@@ -43,6 +43,12 @@ class World:
         distributed.all_reduce(shared, distributed.ReduceOp.MAX, group=self.control)
         return int(shared)
 
+    def largest_of_each(self, values: Tensor) -> Tensor:
+        """The largest of all processes' values, elementwise, on the device of `values`."""
+        if self.size > 1:
+            distributed.all_reduce(values, distributed.ReduceOp.MAX)
+        return values
+
     def total(self, values: Tensor) -> Tensor:
         """Sum of a tensor over all processes, on the CPU, in its own precision."""
         summed = values.detach().cpu().clone()

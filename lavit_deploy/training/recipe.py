@@ -17,9 +17,13 @@ from typing import Any, Literal, get_args
 from lavit_deploy.common.errors import UsageError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Initialisation = Literal["pvt", "xavier"]
+Scaling = Literal["linear", "root"]
 
 REFERENCE_BATCH = 1024
 """Global batch size that `Recipe.base_lr` is given for."""
+
+_WORDS = {"precision": Precision, "initialisation": Initialisation, "lr_scaling": Scaling}
 
 _SHARES = frozenset(
     {
@@ -30,6 +34,7 @@ _SHARES = frozenset(
         "erase_probability",
         "flip_probability",
         "rand_augment_magnitude",
+        "teacher_share",
         "translation",
         "zoom",
     }
@@ -59,12 +64,16 @@ class Recipe:
         accumulate: parts that a process computes its share of a batch in, to save memory.
         repeats: times a drawn picture occurs in an epoch, each with its own augmentation; the
             epoch stays as long (repeated augmentation, E. Hoffer et al., arXiv:1901.09335).
-        base_lr: peak learning rate for a batch of `REFERENCE_BATCH`; scaled linearly.
+        base_lr: peak learning rate for a batch of `REFERENCE_BATCH`.
+        lr_scaling: how it follows the batch: "linear" as in the paper, "root" as is right for Adam
+            (S. Malladi et al., arXiv:2205.10287).
         warmup_epochs: epochs over which the learning rate grows linearly to its peak.
         final_lr_share: share of the peak that the cosine ends at.
         weight_decay: AdamW's, for matrices and kernels other than the LA maps.
         clip_norm: largest norm of the gradient, 0 for none.
+        score_limit: largest attention score, kept by scaling the weights that make it; 0 for none.
         label_smoothing: share of a label spread over all classes.
+        teacher_share: share of a target that is the teacher's answer, where there is a teacher.
         drop_path: stochastic depth of the last layer.
         dp_weight: weight of the diagonality-preserving loss, 0 to leave it out.
         ema_epochs: window of the averaged weights in epochs; decay = 1 - 1 / steps.
@@ -83,6 +92,8 @@ class Recipe:
         erase_probability: of random erasing.
         precision: of the matrix products in training; "auto" is bfloat16 or float16 on a GPU,
             float32 on a CPU. Validation is always float32.
+        initialisation: of the linear layers: "pvt", a standard deviation of 0.02, or "xavier", one
+            by their sizes, for models with few channels.
         seed: of the initial weights, the order of pictures and all augmentation.
 
     Raises:
@@ -95,11 +106,14 @@ class Recipe:
     accumulate: int = 1
     repeats: int = 3
     base_lr: float = 0.005
+    lr_scaling: Scaling = "linear"
     warmup_epochs: float = 5.0
     final_lr_share: float = 0.002
     weight_decay: float = 0.05
     clip_norm: float = 1.0
+    score_limit: float = 0.0
     label_smoothing: float = 0.1
+    teacher_share: float = 0.8
     drop_path: float = 0.1
     dp_weight: float = 0.1
     ema_epochs: float = 20.0
@@ -117,6 +131,7 @@ class Recipe:
     cutmix_alpha: float = 1.0
     erase_probability: float = 0.25
     precision: Precision = "auto"
+    initialisation: Initialisation = "pvt"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -124,10 +139,12 @@ class Recipe:
             value = getattr(self, field.name)
             if field.name == "crop_scale":
                 object.__setattr__(self, field.name, _crop_scale(value))
-            elif field.name == "precision":
-                if value not in get_args(Precision):
-                    known = ", ".join(get_args(Precision))
-                    raise UsageError(f"precision is {value!r}; it must be one of {known}")
+            elif field.name in _WORDS:
+                known = get_args(_WORDS[field.name])
+                if value not in known:
+                    raise UsageError(
+                        f"{field.name} is {value!r}; it must be one of {', '.join(known)}"
+                    )
             elif isinstance(field.default, int):
                 _whole(field.name, value)
             else:
@@ -140,7 +157,8 @@ class Recipe:
     @property
     def peak_lr(self) -> float:
         """The learning rate after the warm-up, for this batch size."""
-        return self.base_lr * self.batch_size / REFERENCE_BATCH
+        share = self.batch_size / REFERENCE_BATCH
+        return self.base_lr * (math.sqrt(share) if self.lr_scaling == "root" else share)
 
     def for_epochs(self, epochs: int) -> Recipe:
         """This recipe with another length, warm-up and averaging window in proportion.
@@ -225,7 +243,8 @@ def digits() -> Recipe:
         epochs=60,
         batch_size=64,
         repeats=1,
-        base_lr=0.016,
+        base_lr=0.004,
+        lr_scaling="root",
         warmup_epochs=3.0,
         ema_epochs=4.0,
         crop_scale=(1.0, 1.0),
@@ -251,13 +270,15 @@ def fashion_mnist() -> Recipe:
         epochs=30,
         batch_size=128,
         repeats=1,
-        base_lr=0.016,
+        base_lr=0.0057,
+        lr_scaling="root",
         warmup_epochs=1.0,
         ema_epochs=2.0,
         crop_scale=(1.0, 1.0),
         rand_augment_ops=0,
         translation=0.07,
         mix_probability=0.0,
+        initialisation="xavier",
     )
 
 

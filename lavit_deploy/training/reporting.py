@@ -40,6 +40,8 @@ class EpochRow:
         best: which weights were written to best.pth, "" for none.
         seconds: training and validation; an interruption between is not counted.
         images_per_second: of training alone.
+        commonest_answer: share of the held-out pictures that have the model's most frequent answer.
+        signs: what speaks for a training that has failed, "" for nothing; `; ` between several.
     """
 
     epoch: int
@@ -53,6 +55,8 @@ class EpochRow:
     best: str
     seconds: float
     images_per_second: float
+    commonest_answer: float = 0.0
+    signs: str = ""
 
 
 def write_csv(path: Path, rows: list[EpochRow]) -> None:
@@ -66,7 +70,7 @@ def write_csv(path: Path, rows: list[EpochRow]) -> None:
     write_text(path, text.getvalue())
 
 
-class Board:
+class EventWriter:
     """TensorBoard's events of one training.
 
     Args:
@@ -90,7 +94,7 @@ class Board:
         self._writer.close()
 
 
-class Terminal:
+class ProgressBar:
     """Progress for a person: a bar on a terminal, a line per epoch anywhere.
 
     Args:
@@ -140,6 +144,10 @@ class Terminal:
     def say(self, line: str) -> None:
         """Print one line above the bar."""
         self.console.print(line, markup=False)
+
+    def warn(self, line: str) -> None:
+        """Print one line above the bar that should not be overlooked."""
+        self.console.print(f"warning: {line}", markup=False, style="bold yellow")
 
     def row(self, row: EpochRow) -> None:
         """Print one epoch."""

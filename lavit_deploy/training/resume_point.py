@@ -6,7 +6,9 @@ The file is also a checkpoint that `lavit_deploy.checkpoint.load_checkpoint` rea
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +42,7 @@ _KEYS = frozenset(
 )
 
 
-class Position(NamedTuple):
+class ResumePoint(NamedTuple):
     """How far a training has come.
 
     Attributes:
@@ -56,6 +58,16 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state atomically: an interrupted write leaves the one before."""
     with atomic_path(path) as temporary:
         write_pickle({"format": FORMAT, **state}, temporary)
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Give a state a second name, atomically, without a second copy where the disk can do so."""
+    with atomic_path(other) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
 
 
 def load_state(path: Path) -> dict[str, Any]:

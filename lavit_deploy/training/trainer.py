@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -21,16 +22,9 @@ from lavit_deploy.common.atomic_files import write_text
 from lavit_deploy.common.errors import TrainingError, UsageError
 from lavit_deploy.datasets import DataSource
 from lavit_deploy.model.config import LaViTConfig
-from lavit_deploy.model.lavit import LaViT
-from lavit_deploy.training.augmentation import Augment, Normalise
-from lavit_deploy.training.batches import (
-    Batch,
-    EvaluationView,
-    TrainingView,
-    evaluation_batches,
-    training_batches,
-)
+from lavit_deploy.model.lavit import LaViT, LayerScores
 from lavit_deploy.training.distributed import World
+from lavit_deploy.training.initialisation import xavier
 from lavit_deploy.training.interruption import Interruption
 from lavit_deploy.training.optimisation import (
     Losses,
@@ -39,37 +33,61 @@ from lavit_deploy.training.optimisation import (
     learning_rate_share,
     parameter_groups,
 )
+from lavit_deploy.training.pictures.augmentation import Augment, Normalise
+from lavit_deploy.training.pictures.batches import (
+    Batch,
+    EvaluationView,
+    TrainingView,
+    evaluation_batches,
+    training_batches,
+)
+from lavit_deploy.training.pictures.sampling import epoch_batches, step_seed, steps_per_epoch
 from lavit_deploy.training.recipe import Precision, Recipe
-from lavit_deploy.training.reporting import Board, EpochRow, Terminal, write_csv
-from lavit_deploy.training.resume_point import Position, save_state
-from lavit_deploy.training.sampling import epoch_batches, step_seed, steps_per_epoch
+from lavit_deploy.training.reporting import EpochRow, EventWriter, ProgressBar, write_csv
+from lavit_deploy.training.resume_point import ResumePoint, keep_as, save_state
+from lavit_deploy.training.stability.dead_maps import dead_layers
+from lavit_deploy.training.stability.failure import (
+    ENDING,
+    EpochEvidence,
+    FailureDetector,
+    Sign,
+    joined_signs,
+    signs_in,
+    what_to_try,
+)
+from lavit_deploy.training.stability.score_limit import ScoreLimit
+from lavit_deploy.training.teacher import taught
 
 LAST = "last.pth"
+GOOD = "good.pth"
 BEST = "best.pth"
 METRICS = "metrics.csv"
 RECIPE = "recipe.json"
-BOARD = "tensorboard"
+EVENTS = "tensorboard"
 
 _SAVE_DUE = 1  # lower than any signal's number that Interruption notes
-_FINITE_CHECK_STEPS = 100
+_CHECK_STEPS = 100
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class RunSettings:
     """Where and how a training runs; nothing here changes its result.
 
     Attributes:
         out: folder for all output.
         workers: loader processes of each training process, 0 to load in it.
         save_minutes: minutes between saves within an epoch, on top of those after each.
-        board: write TensorBoard events.
+        events: write TensorBoard events.
+        grace_epochs: epochs in a row that may show that the training has failed before it ends,
+            0 for any number.
     """
 
     out: Path
     workers: int = 0
     save_minutes: float = 10.0
-    board: bool = True
+    events: bool = True
+    grace_epochs: int = 3
 
 
 class Trainer:
@@ -82,6 +100,7 @@ class Trainer:
         settings: where the output goes.
         world: this process among those that train together.
         weights: initial weights by name, in place of random ones; may be some only.
+        teacher: gives logits [B, K] for the augmented pictures, on the world's device, or None.
         about: what recipe.json says beside the recipe.
 
     Raises:
@@ -94,10 +113,11 @@ class Trainer:
         recipe: Recipe,
         config: LaViTConfig,
         data: DataSource,
-        settings: Settings,
+        settings: RunSettings,
         world: World,
         *,
         weights: dict[str, Tensor] | None = None,
+        teacher: nn.Module | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
         if recipe.batch_size % (world.size * recipe.accumulate):
@@ -107,15 +127,25 @@ class Trainer:
             )
         self.recipe, self.config, self.data = recipe, config, data
         self.settings, self.world = settings, world
+        self.teacher = teacher
         self.about = about or {}
         self.steps = steps_per_epoch(len(data.train), recipe)
-        self.position = Position(0, 0)
+        self.position = ResumePoint(0, 0)
         self.history: list[EpochRow] = []
         self.best_accuracy = -1.0
         self._sums = torch.zeros(3, dtype=torch.float64, device=world.device)
         self._training_seconds = 0.0
         self._saved_at = time.monotonic()
         self._stopped_by = 0
+        self._window = _Window()
+        self._failed = False
+        self.detector = FailureDetector.of(
+            recipe,
+            data.train.labels,
+            data.held_out.labels,
+            config.num_classes,
+            settings.grace_epochs,
+        )
         self._build(weights)
         self._train_view = TrainingView(data.train, data.preprocess, recipe.crop_scale)
         self._held_out_view = EvaluationView(data.held_out, data.preprocess)
@@ -124,10 +154,17 @@ class Trainer:
         recipe, device = self.recipe, self.world.device
         torch.manual_seed(recipe.seed)
         model = LaViT(self.config, drop_path=recipe.drop_path)
+        if recipe.initialisation == "xavier":
+            xavier(model)
         if weights is not None:
             model.load_state_dict(weights, strict=False)
         self.model = model.to(device)
         self.ema = averaged(self.model, recipe, self.steps)
+        self.score_limit = (
+            ScoreLimit(self.model, recipe.score_limit, self.world.largest_of_each)
+            if recipe.score_limit
+            else None
+        )
         self.objective: nn.Module = Objective(self.model, recipe.dp_weight)
         if self.world.size > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -141,7 +178,7 @@ class Trainer:
         self.augment = Augment(recipe, self.data.preprocess, self.config.num_classes).to(device)
         self.normalise = Normalise(self.data.preprocess).to(device)
 
-    def run(self, interruption: Interruption, terminal: Terminal) -> int:
+    def run(self, interruption: Interruption, progress: ProgressBar) -> int:
         """Train from the current position to the end, or until interrupted.
 
         Returns:
@@ -149,32 +186,33 @@ class Trainer:
 
         Raises:
             DatasetError: a picture cannot be read.
-            TrainingError: the loss is not finite, or the output cannot be written; last.pth is from
-                before.
+            TrainingError: the loss is not finite, the model answers everything alike, or the output
+                cannot be written; says what is left and what to try.
         """
         try:
-            return self._run(interruption, terminal)
+            return self._run(interruption, progress)
         except OSError as error:
             what = error.filename or self.settings.out
             raise TrainingError(f"cannot write {what}: {error.strerror}; {self._left()}") from None
 
-    def _run(self, interruption: Interruption, terminal: Terminal) -> int:
-        board = self._begin_output()
+    def _run(self, interruption: Interruption, progress: ProgressBar) -> int:
+        events = self._begin_output()
         try:
             while self.position.epoch < self.recipe.epochs:
-                if not self._train_epoch(interruption, terminal):
+                if not self._train_epoch(interruption, progress):
                     return self._stopped_by
-                row = self._validate(interruption, terminal)
+                row = self._validate(interruption, progress)
                 if row is None:
                     return self._stopped_by
-                self._end_epoch(row, board)
-                terminal.row(row)
+                self._end_epoch(row, events)
+                progress.row(row)
+                self._judge(row, progress)
         finally:
-            if board is not None:
-                board.close()
+            if events is not None:
+                events.close()
         return 0
 
-    def _begin_output(self) -> Board | None:
+    def _begin_output(self) -> EventWriter | None:
         if not self.world.leads:
             return None
         out = self.settings.out
@@ -182,14 +220,14 @@ class Trainer:
         described = {**self.about, "recipe": self.recipe.to_dict()}
         write_text(out / RECIPE, json.dumps(described, indent=2) + "\n")
         write_csv(out / METRICS, self.history)
-        return Board(out / BOARD, after=len(self.history)) if self.settings.board else None
+        return EventWriter(out / EVENTS, after=len(self.history)) if self.settings.events else None
 
     # Training
 
-    def _train_epoch(self, interruption: Interruption, terminal: Terminal) -> bool:
+    def _train_epoch(self, interruption: Interruption, progress: ProgressBar) -> bool:
         """The rest of the current epoch; False when it was interrupted."""
         epoch, done = self.position
-        terminal.begin("training", epoch, done, self.steps)
+        progress.begin("training", epoch, done, self.steps)
         batches = epoch_batches(
             len(self.data.train),
             self.recipe,
@@ -202,12 +240,13 @@ class Trainer:
         before = time.perf_counter()
         for step, batch in enumerate(loader, start=done):
             self._train_step(batch, epoch, step)
-            self.position = Position(epoch, step + 1)
-            terminal.advance()
+            self.position = ResumePoint(epoch, step + 1)
+            progress.advance()
             now = time.perf_counter()
             self._training_seconds, before = self._training_seconds + now - before, now
-            if step % _FINITE_CHECK_STEPS == 0:
+            if step % _CHECK_STEPS == 0:
                 self._check_finite()
+                self._check_window(step, progress)
             if self._pause(interruption):
                 return False
         return True
@@ -220,6 +259,10 @@ class Trainer:
         images, targets = self.augment(
             batch.pixels.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
         )
+        if self.teacher is not None:
+            with torch.no_grad(), self._autocast():
+                answers = self.teacher(images)
+            targets = taught(targets, answers, self.recipe.teacher_share)
         for part, (some, wanted) in enumerate(
             zip(images.chunk(parts), targets.chunk(parts), strict=True)
         ):
@@ -232,17 +275,22 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.score_limit is not None:
+            self.score_limit.apply()
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         self.ema.update_parameters(self.model)
 
     def _losses(self, images: Tensor, targets: Tensor) -> Losses:
-        with torch.autocast(
+        with self._autocast():
+            return Losses(*self.objective(images, targets))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
             self.world.device.type,
             dtype=_DTYPES[self.precision],
             enabled=self.precision != "float32",
-        ):
-            return Losses(*self.objective(images, targets))
+        )
 
     def _gradients_shared(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Processes exchange gradients once per step, with its last part."""
@@ -252,7 +300,7 @@ class Trainer:
 
     # Validation
 
-    def _validate(self, interruption: Interruption, terminal: Terminal) -> EpochRow | None:
+    def _validate(self, interruption: Interruption, progress: ProgressBar) -> EpochRow | None:
         """Accuracy of both weights, float32; None when interrupted."""
         begun = time.perf_counter()
         self._share_statistics()
@@ -261,27 +309,40 @@ class Trainer:
         batches = [list(own[start : start + size]) for start in range(0, len(own), size)]
         # Every process takes as many turns, so that all can agree to stop after each.
         turns = self.world.largest(len(batches))
-        terminal.begin("validation", self.position.epoch, 0, turns)
+        progress.begin("validation", self.position.epoch, 0, turns)
         loader = evaluation_batches(self._held_out_view, batches, self.settings.workers)
-        right = torch.zeros(2, dtype=torch.float64, device=self.world.device)
+        classes = self.config.num_classes
+        # Right answers of both weights, then how often the model gave each answer: [2 + K]
+        counts = torch.zeros(2 + classes, dtype=torch.float64, device=self.world.device)
+        dead: tuple[str, ...] = ()
         self.model.eval()
-        for _ in range(turns):
+        for turn in range(turns):
             if (batch := next(loader, None)) is not None:
-                right += self._right_answers(batch)
-            terminal.advance()
+                counted, scores = self._answers(batch)
+                counts += counted
+                dead = dead_layers(scores) if turn == 0 else dead
+            progress.advance()
             if self._pause(interruption):
                 return None
-        accuracy, ema_accuracy = (self.world.total(right) / len(self.data.held_out)).tolist()
-        return self._row(accuracy, ema_accuracy, time.perf_counter() - begun)
+        shares = (self.world.total(counts) / len(self.data.held_out)).tolist()
+        return self._row(shares[0], shares[1], max(shares[2:]), dead, time.perf_counter() - begun)
 
     @torch.inference_mode()
-    def _right_answers(self, batch: Batch) -> Tensor:
-        """How many of a batch the model and the averaged model get right, [2]."""
+    def _answers(self, batch: Batch) -> tuple[Tensor, list[LayerScores]]:
+        """Answers to a batch.
+
+        Returns:
+            Right answers of the model and of the averaged model, then how often the model gave each
+            answer, float64 [2 + K]; the scores of every layer of the model.
+        """
         images = self.normalise(batch.pixels.to(self.world.device))
         labels = batch.labels.to(self.world.device)
         self.ema.eval()
-        answers = torch.stack([self.model(images), self.ema(images)]).argmax(dim=-1)  # [2, B]
-        return (answers == labels).sum(dim=-1).double()
+        logits, scores = self.model.forward_with_scores(images)
+        answers = torch.stack([logits, self.ema(images)]).argmax(dim=-1)  # [2, B]
+        right = (answers == labels).sum(dim=-1)
+        given = answers[0].bincount(minlength=self.config.num_classes)
+        return torch.cat([right, given]).double(), scores
 
     def _share_statistics(self) -> None:
         """BatchNorm's running statistics of process 0, whose files are kept, for all."""
@@ -290,13 +351,31 @@ class Trainer:
                 for buffer in module.buffers():
                     distributed.broadcast(buffer, src=0)
 
-    def _row(self, accuracy: float, ema_accuracy: float, validation_seconds: float) -> EpochRow:
+    def _row(
+        self,
+        accuracy: float,
+        ema_accuracy: float,
+        commonest_answer: float,
+        dead: tuple[str, ...],
+        validation_seconds: float,
+    ) -> EpochRow:
         self._check_finite()
         means = (self.world.total(self._sums) / (self.steps * self.world.size)).tolist()
         best = ""
         if max(accuracy, ema_accuracy) > self.best_accuracy:
             best = "ema" if ema_accuracy >= accuracy else "model"
         trained = self.steps * self.recipe.batch_size
+        signs = self.detector.signs(
+            EpochEvidence(
+                epoch=self.position.epoch + 1,
+                loss=means[1],
+                lowest_loss=self._lowest_loss(),
+                accuracy=accuracy,
+                best_accuracy=max((row.accuracy for row in self.history), default=0.0),
+                commonest_answer=commonest_answer,
+                dead_layers=dead,
+            )
+        )
         return EpochRow(
             epoch=self.position.epoch + 1,
             steps=(self.position.epoch + 1) * self.steps,
@@ -312,13 +391,15 @@ class Trainer:
             best=best,
             seconds=self._training_seconds + validation_seconds,
             images_per_second=trained / max(self._training_seconds, 1e-9),
+            commonest_answer=commonest_answer,
+            signs=joined_signs(signs, dead),
         )
 
-    def _end_epoch(self, row: EpochRow, board: Board | None) -> None:
+    def _end_epoch(self, row: EpochRow, events: EventWriter | None) -> None:
         """Write the epoch's results, then move on to the next."""
         self.history.append(row)
-        if board is not None:
-            board.add(row)
+        if events is not None:
+            events.add(row)
         if row.best:
             self.best_accuracy = max(row.accuracy, row.ema_accuracy)
             if self.world.leads:
@@ -329,12 +410,69 @@ class Trainer:
                     preprocess=self.data.preprocess,
                     classes=self.data.classes,
                 )
-        self.position = Position(self.position.epoch + 1, 0)
+        self.position = ResumePoint(self.position.epoch + 1, 0)
         self._sums.zero_()
         self._training_seconds = 0.0
+        self._window = _Window()
+        self._failed = self.detector.has_failed([signs_in(row.signs) for row in self.history])
         self._save()
         if self.world.leads:
+            if not ENDING.intersection(signs_in(row.signs)):
+                keep_as(self.settings.out / LAST, self.settings.out / GOOD)
             write_csv(self.settings.out / METRICS, self.history)
+
+    # Failure
+
+    def _lowest_loss(self) -> float:
+        """Lowest mean classification loss of the epochs before and of this one's windows."""
+        before = (row.classification_loss for row in self.history)
+        return min(self._window.lowest, *before) if self.history else self._window.lowest
+
+    def _check_window(self, step: int, progress: ProgressBar) -> None:
+        """Every so many steps: warn once an epoch of a loss that was better and is so no longer."""
+        window, total = self._window, float(self._sums[1])
+        if (steps := step - window.step) > 0:
+            mean = (total - window.total) / steps
+            worse = self.detector.is_constant(mean)
+            if worse and self.detector.has_learnt(self._lowest_loss()) and not window.warned:
+                window.warned = True
+                progress.warn(
+                    f"epoch {self.position.epoch + 1}, step {step}/{self.steps}: "
+                    f"{Sign.CONSTANT_LOSS} ({mean:.4f}); it was {self._lowest_loss():.4f}"
+                )
+            window.lowest = min(window.lowest, mean)
+        window.step, window.total = step, total
+
+    def _judge(self, row: EpochRow, progress: ProgressBar) -> None:
+        """After an epoch: warn of what speaks for a failure, end what has failed.
+
+        Raises:
+            TrainingError: the signs have lasted as long as they may, or end the training's last
+                epoch with less than half of what it had reached.
+        """
+        if not row.signs:
+            return
+        progress.warn(f"epoch {row.epoch}: {row.signs}")
+        signs = signs_in(row.signs)
+        ended_low = self.position.epoch == self.recipe.epochs and Sign.FALL in signs
+        if self._failed or ended_low:
+            raise TrainingError(self._failure())
+
+    def _failure(self) -> str:
+        """What has happened, what is left, and what to try."""
+        ending = [bool(ENDING.intersection(signs_in(row.signs))) for row in self.history]
+        healthy = len(ending) - next(
+            (number for number, bad in enumerate(reversed(ending)) if not bad), len(ending)
+        )
+        lines = [f"the training has failed: {self.history[-1].signs}, since epoch {healthy + 1}"]
+        out = self.settings.out
+        if (out / GOOD).exists():
+            lines.append(
+                f"{out / GOOD} is the state after epoch {healthy}; --resume goes on from there "
+                "with a change"
+            )
+        lines.append(f"try {what_to_try(self.recipe)}")
+        return "; ".join(lines)
 
     # State
 
@@ -392,6 +530,7 @@ class Trainer:
             "seconds": self._training_seconds,
             "history": [dataclasses.asdict(row) for row in self.history],
             "best_accuracy": self.best_accuracy,
+            "failed": self._failed,
             "model": self.model.state_dict(),
             "model_ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -413,13 +552,40 @@ class Trainer:
         self.ema.load_state_dict(state["model_ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self._follow_the_recipe()
         self.scaler.load_state_dict(state["scaler"])
-        self.position = Position(*state["position"])
+        self.position = ResumePoint(*state["position"])
         self.history = [EpochRow(**row) for row in state["history"]]
         self.best_accuracy = state["best_accuracy"]
         self._training_seconds = state["seconds"]
+        self._window = _Window(step=self.position.step, total=float(state["sums"][1]))
         # The sums are over all processes: one of them carries them on.
         self._sums = (state["sums"] * self.world.leads).to(self.world.device)
+
+    def _follow_the_recipe(self) -> None:
+        """The recipe's learning rate, which may have changed since the state was written."""
+        peak = self.recipe.peak_lr
+        self.scheduler.base_lrs = [peak] * len(self.optimizer.param_groups)
+        share = learning_rate_share(self.recipe, self.steps)(self.scheduler.last_epoch)
+        for group in self.optimizer.param_groups:
+            group["initial_lr"], group["lr"] = peak, peak * share
+
+
+@dataclass
+class _Window:
+    """Some steps of an epoch, and what is known of the ones before them.
+
+    Attributes:
+        step: the step it began after.
+        total: sum of the classification loss of the epoch until then.
+        lowest: lowest mean of the windows before.
+        warned: whether this epoch's warning has been given.
+    """
+
+    step: int = 0
+    total: float = 0.0
+    lowest: float = math.inf
+    warned: bool = False
 
 
 def resolved_precision(asked: Precision, device: torch.device) -> str:
@@ -433,6 +599,6 @@ def resolved_precision(asked: Precision, device: torch.device) -> str:
 
 def clear(out: Path) -> None:
     """Delete what a training wrote to `out`, and nothing else."""
-    for name in (LAST, BEST, METRICS, RECIPE):
+    for name in (LAST, GOOD, BEST, METRICS, RECIPE):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / BOARD, ignore_errors=True)
+    shutil.rmtree(out / EVENTS, ignore_errors=True)

@@ -33,7 +33,7 @@ def from_preset(name: str, settings: RunSettings) -> TorchModel:
     family = family_of_preset(name)
     config = family.preset(name, **size)
     published = PAPER.get(name) if config == family.preset(name) else None
-    read = family is LAVIT and name not in {"lavit_micro", "lavit_s"}
+    read = family is LAVIT and name not in {"lavit_nano", "lavit_micro", "lavit_s"}
     notes = (_READING,) if read else ()
     architecture = FamilyArchitecture(config)
     with profile_extra("build PyTorch models"):

@@ -31,7 +31,9 @@ def test_a_family_is_found_by_its_name_its_presets_and_its_configurations(tiny_f
 def test_what_there_is_not_is_answered_with_what_there_is():
     with pytest.raises(ConfigError, match="no model family 'vit'; there are lavit"):
         find_family("vit")
-    with pytest.raises(ConfigError, match="no preset 'vit_s'; there are lavit_micro, lavit_t"):
+    with pytest.raises(
+        ConfigError, match="no preset 'vit_s'; there are lavit_nano, lavit_micro, lavit_t"
+    ):
         family_of_preset("vit_s")
     with pytest.raises(ConfigError, match="configurations of type int"):
         family_of(3)

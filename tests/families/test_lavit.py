@@ -117,5 +117,5 @@ def test_it_is_a_family_of_which_nothing_is_missing():
     assert isinstance(LAVIT, ModelFamily)
     assert LAVIT.read_config(lavit_t().to_dict()) == lavit_t()
     assert LAVIT.preset("lavit_t", num_classes=3) == lavit_t(num_classes=3)
-    with pytest.raises(ConfigError, match="no preset 'x'; there are lavit_micro"):
+    with pytest.raises(ConfigError, match="no preset 'x'; there are lavit_nano, lavit_micro"):
         LAVIT.preset("x")

@@ -1,4 +1,4 @@
-"""A tiny data set, a tiny model and a short recipe with every kind of augmentation switched on."""
+"""A tiny data set, and trainings of the tiny model on it."""
 
 import dataclasses
 
@@ -8,38 +8,13 @@ import torch
 
 from coloured_pictures import CLASSES, coloured, folder  # noqa: F401 - folder is a fixture
 from lavit_deploy.datasets import ArrayPictures, DataSource
-from lavit_deploy.model.config import LaViTConfig
 from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.training.distributed import World
 from lavit_deploy.training.interruption import Interruption
-from lavit_deploy.training.recipe import Recipe
-from lavit_deploy.training.reporting import Terminal
-from lavit_deploy.training.trainer import Settings, Trainer
+from lavit_deploy.training.reporting import ProgressBar
+from lavit_deploy.training.trainer import RunSettings, Trainer
 from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
-
-CONFIG = LaViTConfig(
-    image_size=(64, 64),
-    num_classes=len(CLASSES),
-    depths=(1, 1, 2, 2),
-    dims=(8, 8, 16, 16),
-    heads=(1, 1, 2, 2),
-    mlp_ratios=(1, 1, 1, 1),
-    sr_ratios=(8, 4, 2, 1),
-    la_start=(0, 0, 2, 2),
-)
-
-RECIPE = Recipe(
-    image_size=64,
-    epochs=2,
-    batch_size=8,
-    repeats=2,
-    base_lr=0.5,
-    warmup_epochs=0.5,
-    ema_epochs=0.5,
-    crop_scale=(0.3, 1.0),
-    rotation=5.0,
-    seed=4,
-)
+from tiny_training import CONFIG, RECIPE
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +43,7 @@ def recipe():
     return RECIPE
 
 
-class StoppingTerminal(Terminal):
+class StoppingProgressBar(ProgressBar):
     """Raises a signal after a number of batches, as a person pressing Ctrl-C would."""
 
     def __init__(self, signal_number=None, after=None):
@@ -86,15 +61,16 @@ class StoppingTerminal(Terminal):
 
 @pytest.fixture
 def make_trainer(data, tmp_path):
-    """A trainer of the tiny model, on one process; changes go to the recipe."""
+    """A trainer of the tiny model, on one process; other changes go to the recipe."""
 
-    def make(out="out", **changes):
+    def make(out="out", teacher=None, **changes):
         return Trainer(
             dataclasses.replace(RECIPE, **changes),
             CONFIG,
             data,
-            Settings(out=tmp_path / out, board=False),
+            RunSettings(out=tmp_path / out, events=False),
             World(0, 1, torch.device("cpu")),
+            teacher=teacher,
         )
 
     return make
@@ -106,6 +82,6 @@ def run():
 
     def run(trainer, signal_number=None, after=None):
         with Interruption() as interruption:
-            return trainer.run(interruption, StoppingTerminal(signal_number, after))
+            return trainer.run(interruption, StoppingProgressBar(signal_number, after))
 
     return run

@@ -10,10 +10,11 @@ import torch
 
 from idx_sets import idx_set
 from lavit_deploy.checkpoint import load_checkpoint
-from lavit_deploy.common.errors import CheckpointError, DatasetError, UsageError
+from lavit_deploy.common.errors import CheckpointError, DatasetError, TrainingError, UsageError
 from lavit_deploy.training.cli import main, make_parser
 from lavit_deploy.training.plan import read_recipe, usual_recipe
 from lavit_deploy.training.recipe import digits
+from lavit_deploy.training.stability.failure import FailureDetector, Sign
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +80,9 @@ def test_the_command_line_is_this():
         "--arch",
         "--model-set",
         "--out",
+        "--init-from",
         "--init-from-pvt",
+        "--teacher",
         "--recipe",
         "--epochs",
         "--batch-size",
@@ -94,6 +97,7 @@ def test_the_command_line_is_this():
         "--device",
         "--threads",
         "--workers",
+        "--grace-epochs",
         "--save-minutes",
     }
 
@@ -103,6 +107,7 @@ def test_a_training_writes_everything_and_its_recipe_can_be_used_again(short, tm
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
         "best.pth",
+        "good.pth",
         "last.pth",
         "metrics.csv",
         "recipe.json",
@@ -162,7 +167,7 @@ def test_a_folder_that_holds_a_training_is_not_overwritten_unasked(short, tmp_pa
 def test_resuming_cannot_change_the_recipe(short, tmp_path):
     assert main([*short, "--epochs", "1"]) == 0
     resume = ["--out", str(tmp_path / "out"), "--resume"]
-    with pytest.raises(UsageError, match=r"cannot change the recipe: base_lr 0\.016 -> 0\.5"):
+    with pytest.raises(UsageError, match=r"cannot change the recipe: base_lr 0\.004 -> 0\.5"):
         main([*resume, "--lr", "0.5"])
     with pytest.raises(UsageError, match="is of lavit_micro, --arch is lavit_s"):
         main([*resume, "--arch", "lavit_s"])
@@ -232,3 +237,79 @@ def test_a_finished_training_says_that_there_is_nothing_to_resume(short, tmp_pat
     assert main([*short, "--epochs", "1"]) == 0
     assert main(["--out", str(tmp_path / "out"), "--resume", "--workers", "0"]) == 0
     assert "all 1 epochs are done, there is nothing to resume" in capsys.readouterr().out
+
+
+def test_a_failed_training_goes_on_from_its_good_state_only_with_a_change(
+    short, tmp_path, monkeypatch, capsys
+):
+    def fallen_after_the_first(_detector, seen):
+        return [Sign.FALL] if seen.epoch > 1 else []
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FailureDetector, "signs", fallen_after_the_first)
+        with pytest.raises(TrainingError, match=r"failed: accuracy has fallen.*since epoch 2"):
+            main([*short, "--epochs", "3", "--grace-epochs", "1"])
+    resume = ["--out", str(tmp_path / "out"), "--resume", "--workers", "0"]
+    with pytest.raises(
+        UsageError, match=r"would fail again: --resume needs a change, such as --lr"
+    ):
+        main(resume)
+    with pytest.raises(UsageError, match=r"cannot change the recipe: drop_path 0\.1 -> 0\.3"):
+        main([*resume, "--set", "drop_path=0.3"])
+    assert main([*resume, "--lr", "0.001"]) == 0
+    assert "resuming in epoch 2" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert written["recipe"]["base_lr"] == 0.001
+    assert torch.load(tmp_path / "out" / "last.pth", weights_only=True)["position"] == [3, 0]
+
+
+def test_a_training_that_never_learnt_has_nothing_good_to_resume(short, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(FailureDetector, "signs", lambda *_: [Sign.ONE_CLASS])
+        with pytest.raises(TrainingError, match="since epoch 1; try --lr"):
+            main([*short, "--grace-epochs", "2"])
+    assert not (tmp_path / "out" / "good.pth").exists()
+    with pytest.raises(UsageError, match="failed from its first epoch; there is nothing good"):
+        main(["--out", str(tmp_path / "out"), "--resume"])
+
+
+def test_a_training_begins_from_the_weights_of_another(short, tmp_path):
+    assert main([*short, "--epochs", "1"]) == 0
+    first = load_checkpoint(tmp_path / "out" / "best.pth")
+    second = [value if value != str(tmp_path / "out") else str(tmp_path / "b") for value in short]
+    begin = [*second, "--init-from", str(tmp_path / "out" / "best.pth")]
+    assert main([*begin, "--epochs", "1", "--lr", "1e-9"]) == 0  # as good as no step
+    for name, value in load_checkpoint(tmp_path / "b" / "best.pth").state_dict.items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            torch.testing.assert_close(value, first.state_dict[name], rtol=0, atol=1e-6)
+    written = json.loads((tmp_path / "b" / "recipe.json").read_text())
+    assert written["init_from"] == str(tmp_path / "out" / "best.pth")
+    with pytest.raises(
+        UsageError, match=r"is of another architecture: depths .* -> \[1, 1, 2, 2\]"
+    ):
+        main([*begin, "--force", "--model-set", "depths=1,1,2,2"])
+
+
+def test_a_checkpoint_teaches_and_a_resumed_training_keeps_its_teacher(short, tmp_path):
+    assert main([*short, "--epochs", "1"]) == 0
+    teacher = tmp_path / "out" / "best.pth"
+    second = [value if value != str(tmp_path / "out") else str(tmp_path / "b") for value in short]
+    assert main([*second, "--epochs", "1", "--teacher", str(teacher)]) == 0
+    written = json.loads((tmp_path / "b" / "recipe.json").read_text())
+    assert written["teacher"] == {"file": str(teacher), "sha256": load_checkpoint(teacher).sha256}
+    resume = ["--out", str(tmp_path / "b"), "--resume", "--workers", "0"]
+    assert main([*resume, "--teacher", str(teacher)]) == 0  # repeating it is fine
+    with pytest.raises(UsageError, match="cannot change the teacher"):
+        main([*resume, "--teacher", str(tmp_path / "b" / "best.pth")])
+    teacher.write_bytes((tmp_path / "b" / "best.pth").read_bytes())
+    with pytest.raises(UsageError, match=r"best\.pth is another teacher than the training had"):
+        main(resume)
+
+
+def test_a_size_at_which_attention_is_none_is_said(short, tmp_path, capsys):
+    assert main([*short, "--epochs", "1", "--set", "image_size=32"]) == 0
+    printed = capsys.readouterr().out
+    assert "at 32 pixels stage 1, 2, 3, 4 of lavit_micro attends to one key" in printed
+    arguments = [value if value != "lavit_micro" else "lavit_nano" for value in short]
+    assert main([*arguments, "--epochs", "1", "--set", "image_size=32", "--force"]) == 0
+    assert "one key" not in capsys.readouterr().out

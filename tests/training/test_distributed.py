@@ -43,6 +43,7 @@ def test_two_processes_end_with_the_same_weights_and_one_writes(two):
     assert all(first[name].equal(second[name]) for name in first)
     assert sorted(path.name for path in (out / "rank0").iterdir()) == [
         "best.pth",
+        "good.pth",
         "last.pth",
         "metrics.csv",
         "recipe.json",

@@ -19,6 +19,22 @@ def test_the_learning_rate_scales_with_the_batch():
     assert dataclasses.replace(imagenet(), batch_size=256).peak_lr == pytest.approx(0.00125)
 
 
+@pytest.mark.parametrize(
+    ("name", "own", "peak"), [("digits", 64, 0.001), ("fashion-mnist", 128, 0.002)]
+)
+def test_small_pictures_scale_it_with_the_root_of_the_batch(name, own, peak):
+    recipe = RECIPES[name]()
+    assert recipe.batch_size == own
+    assert recipe.peak_lr == pytest.approx(peak, rel=0.01)
+    larger = dataclasses.replace(recipe, batch_size=4 * own)
+    assert larger.peak_lr == pytest.approx(2 * recipe.peak_lr)
+
+
+def test_a_recipe_of_an_earlier_version_scales_linearly():
+    stored = {"base_lr": 0.016, "batch_size": 256}
+    assert Recipe.from_dict(stored).peak_lr == pytest.approx(0.004)
+
+
 def test_digits_are_never_mirrored_or_mixed():
     recipe = digits()
     assert recipe.flip_probability == recipe.mix_probability == recipe.rand_augment_ops == 0

@@ -1,16 +1,20 @@
+import contextlib
 import csv
 import dataclasses
 import errno
 import json
 import signal
 
+import numpy as np
 import pytest
 import torch
 
 from lavit_deploy.checkpoint import load_checkpoint
 from lavit_deploy.common.errors import CheckpointError, TrainingError, UsageError
 from lavit_deploy.training import trainer as trainer_module
+from lavit_deploy.training.interruption import Interruption
 from lavit_deploy.training.recipe import Recipe
+from lavit_deploy.training.reporting import ProgressBar
 from lavit_deploy.training.resume_point import load_state
 from lavit_deploy.training.trainer import clear
 
@@ -246,3 +250,130 @@ def test_a_save_within_an_epoch_changes_nothing(make_trainer, run, tmp_path):
     run(other)
     states = [comparable(load_state(tmp_path / name / "last.pth")) for name in ("one", "other")]
     assert_identical(*states)
+
+
+class WarnedProgressBar(ProgressBar):
+    """Keeps the warnings, and breaks the model after some batches as a collapse leaves it."""
+
+    def __init__(self, trainer=None, after=None):
+        super().__init__(10, quiet=True)
+        self.trainer, self.after, self.batches, self.warnings = trainer, after, 0, []
+
+    def advance(self):
+        super().advance()
+        self.batches += 1
+        if self.batches == self.after:
+            norm = self.trainer.model.norm  # what it feeds into the classifier is now constant
+            norm.requires_grad_(False)
+            torch.nn.init.zeros_(norm.weight)
+            torch.nn.init.zeros_(norm.bias)
+
+    def warn(self, line):
+        self.warnings.append(line)
+
+    def collapsed(self):
+        """Epochs that were said to have one answer; maps of one-coloured pictures may be dead."""
+        return [int(line.split(":")[0].split()[1]) for line in self.warnings if "one class" in line]
+
+
+EASY = {"mix_probability": 0.0, "rand_augment_ops": 0, "erase_probability": 0.0, "drop_path": 0.0}
+"""With these the tiny model is right about most colours after three epochs."""
+
+
+def collapsing(make_trainer, healthy, epochs, **settings):
+    """A training that is healthy for some epochs, then answers one thing for ever."""
+    trainer = make_trainer(epochs=epochs, warmup_epochs=0.5, base_lr=1.0, **EASY, **settings)
+    return trainer, WarnedProgressBar(trainer, after=healthy * (STEPS + VALIDATION) + 1)
+
+
+def train(trainer, progress):
+    with Interruption() as interruption:
+        return trainer.run(interruption, progress)
+
+
+def test_a_training_that_collapses_is_warned_of_and_ends_with_its_last_good_state(
+    make_trainer, tmp_path
+):
+    trainer, progress = collapsing(make_trainer, healthy=3, epochs=20)
+    with pytest.raises(TrainingError) as raised:
+        train(trainer, progress)
+    assert len(trainer.history) == 3 + 3  # the epochs of grace
+    assert progress.collapsed() == [4, 5, 6]
+    assert "since epoch 4" in str(raised.value)
+    assert "good.pth is the state after epoch 3; --resume goes on from there" in str(raised.value)
+    assert "try --lr 0.25 (now 1)" in str(raised.value)
+    good, last = (load_state(tmp_path / "out" / name) for name in ("good.pth", "last.pth"))
+    assert (good["position"], good["failed"]) == ([3, 0], False)
+    assert (last["position"], last["failed"]) == ([6, 0], True)
+    assert good["history"][-1]["accuracy"] > 0.7  # or it would not have been healthy
+    again = make_trainer(out="again", epochs=20, warmup_epochs=0.5, base_lr=0.25, **EASY)
+    again.restore(good)
+    assert again.optimizer.param_groups[0]["initial_lr"] == again.recipe.peak_lr  # the lower one
+    assert train(again, WarnedProgressBar()) == 0
+    assert again.history[-1].accuracy > 0.7
+
+
+def test_without_a_grace_a_collapse_is_only_said(make_trainer, tmp_path):
+    trainer, progress = collapsing(make_trainer, healthy=3, epochs=8)
+    trainer.detector = dataclasses.replace(trainer.detector, grace_epochs=0)
+    with pytest.raises(TrainingError, match="accuracy has fallen by more than half"):
+        train(trainer, progress)  # the end of the training is no success all the same
+    assert len(trainer.history) == 8
+    assert progress.collapsed() == [4, 5, 6, 7, 8]
+    assert load_state(tmp_path / "out" / "good.pth")["position"] == [3, 0]
+
+
+def test_a_loss_that_rises_to_that_of_a_constant_answer_is_said_within_the_epoch(
+    make_trainer, monkeypatch
+):
+    monkeypatch.setattr(trainer_module, "_CHECK_STEPS", 1)
+    trainer, progress = collapsing(make_trainer, healthy=3, epochs=4)
+    with pytest.raises(TrainingError):
+        train(trainer, progress)
+    at_once = [line for line in progress.warnings if "step" in line]
+    assert len(at_once) == 1  # once an epoch
+    assert at_once[0].startswith("epoch 4, step ")
+    assert "the loss is that of a constant answer" in at_once[0]
+
+
+def test_scores_are_limited_in_training_and_a_resumed_one_goes_on_bit_for_bit(make_trainer, run):
+    straight = make_trainer("straight", score_limit=0.05, base_lr=4.0)
+    run(straight)
+    stopped = make_trainer("stopped", score_limit=0.05, base_lr=4.0)
+    assert run(stopped, signal.SIGINT, after=2) == signal.SIGINT
+    resumed = make_trainer("stopped", score_limit=0.05, base_lr=4.0)
+    resumed.restore(load_state(resumed.settings.out / "last.pth"))
+    run(resumed)
+    sums = torch.zeros(3)
+    assert_identical(comparable(straight.state(sums)), comparable(resumed.state(sums)))
+    free = make_trainer("free", base_lr=4.0)
+    run(free)
+
+    def largest(trainer):
+        images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        scores = trainer.model.eval().forward_with_scores(images).scores
+        return max(item.scores.abs().max().item() for item in scores)
+
+    assert largest(straight) < 0.5 * largest(free)
+
+
+class Liar(torch.nn.Module):
+    """Says of every picture that it shows the first class."""
+
+    def forward(self, images):
+        assert not torch.is_grad_enabled()
+        return torch.tensor([50.0, 0.0, 0.0]).expand(len(images), 3)
+
+
+@pytest.mark.parametrize(("share", "answer"), [(0.0, 0.0), (1.0, 1.0)])
+def test_a_model_learns_the_share_that_its_teacher_has(make_trainer, run, share, answer):
+    trainer = make_trainer(
+        teacher=Liar(), teacher_share=share, epochs=4, warmup_epochs=0.5, base_lr=1.0, **EASY
+    )
+    with contextlib.suppress(TrainingError):  # to answer one thing is a failure, elsewhere
+        run(trainer)
+    wrong = [index for index in range(9) if trainer.data.held_out.labels[index] != 0]
+    pixels = [trainer._held_out_view[index].pixels for index in wrong]
+    images = trainer.normalise(torch.tensor(np.stack(pixels)))
+    answers = trainer.model.eval()(images).argmax(dim=-1)
+    assert (answers == 0).float().mean() == answer

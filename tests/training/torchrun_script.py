@@ -17,9 +17,9 @@ from lavit_deploy.preprocess import Preprocess
 from lavit_deploy.training.distributed import joined
 from lavit_deploy.training.interruption import Interruption
 from lavit_deploy.training.recipe import Recipe
-from lavit_deploy.training.reporting import Terminal
+from lavit_deploy.training.reporting import ProgressBar
 from lavit_deploy.training.resume_point import load_state
-from lavit_deploy.training.trainer import Settings, Trainer
+from lavit_deploy.training.trainer import RunSettings, Trainer
 
 CONFIG = LaViTConfig(
     image_size=(64, 64),
@@ -55,7 +55,7 @@ def pictures(count, seed):
     return ArrayPictures(pixels, [index % 3 for index in range(count)])
 
 
-class Stopping(Terminal):
+class Stopping(ProgressBar):
     """Raises SIGTERM in the last process alone: all must agree to stop."""
 
     def __init__(self, world, after):
@@ -79,7 +79,7 @@ def main(out, stop_after, resume):
     with joined("cpu") as world:
         # A folder per process shows which of them write.
         folder = Path(out) / f"rank{world.rank}"
-        settings = Settings(out=folder, board=False)
+        settings = RunSettings(out=folder, events=False)
         trainer = Trainer(dataclasses.replace(RECIPE), CONFIG, data, settings, world)
         if resume:
             trainer.restore(load_state(Path(out) / "rank0" / "last.pth"))

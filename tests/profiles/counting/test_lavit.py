@@ -7,7 +7,7 @@ from lavit_deploy.profiles.counting.parts import Place
 from lavit_deploy.profiles.counting.stage_counts import by_part
 
 
-@pytest.mark.parametrize("name", ["lavit_micro", "lavit_t", "lavit_s", "lavit_b"])
+@pytest.mark.parametrize("name", ["lavit_nano", "lavit_micro", "lavit_t", "lavit_s", "lavit_b"])
 def test_counts_by_stage_sum_up_to_those_of_the_model(name):
     config = preset(name)
     assert by_part(lavit_counts(config)) == multiply_adds(config)

@@ -14,7 +14,7 @@ from lavit_deploy.common.errors import UsageError
 from lavit_deploy.training.recipe import Recipe
 
 
-class Draw(NamedTuple):
+class SampledPicture(NamedTuple):
     """One picture of one batch.
 
     Attributes:
@@ -42,7 +42,7 @@ def steps_per_epoch(pictures: int, recipe: Recipe) -> int:
 
 def epoch_batches(
     pictures: int, recipe: Recipe, epoch: int, *, rank: int = 0, processes: int = 1
-) -> list[list[Draw]]:
+) -> list[list[SampledPicture]]:
     """One process's share of every batch of an epoch.
 
     Args:
@@ -53,16 +53,18 @@ def epoch_batches(
         processes: how many share a batch.
 
     Returns:
-        [steps][batch_size / processes] draws. All processes together see the same batches
+        [steps][batch_size / processes] samples. All processes together see the same batches
         whatever their number.
     """
     random = np.random.default_rng((recipe.seed, epoch))
     steps, size = steps_per_epoch(pictures, recipe), recipe.batch_size
     order = random.permutation(pictures).repeat(recipe.repeats)[: steps * size]
     seeds = random.integers(1 << 63, size=steps * size)
-    draws = [Draw(int(picture), int(seed)) for picture, seed in zip(order, seeds, strict=True)]
+    samples = [
+        SampledPicture(int(picture), int(seed)) for picture, seed in zip(order, seeds, strict=True)
+    ]
     return [
-        draws[start + rank : start + size : processes] for start in range(0, steps * size, size)
+        samples[start + rank : start + size : processes] for start in range(0, steps * size, size)
     ]
 
 

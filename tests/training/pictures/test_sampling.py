@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavit_deploy.common.errors import UsageError
+from lavit_deploy.training.pictures.sampling import epoch_batches, step_seed, steps_per_epoch
 from lavit_deploy.training.recipe import Recipe
-from lavit_deploy.training.sampling import epoch_batches, step_seed, steps_per_epoch
 
 
 def recipe(**changes):
@@ -25,16 +25,16 @@ def test_processes_share_the_batches_that_one_process_has(pictures, epoch, proce
     for step, batch in enumerate(whole):
         together = [share[step] for share in shares]
         assert {len(part) for part in together} == {8 // processes}
-        assert sorted(batch) == sorted(draw for part in together for draw in part)
+        assert sorted(batch) == sorted(sample for part in together for sample in part)
 
 
 @given(pictures=st.integers(8, 60), repeats=st.integers(1, 4))
 def test_a_picture_is_drawn_at_most_as_often_as_the_recipe_repeats(pictures, repeats):
     batches = epoch_batches(pictures, dataclasses.replace(recipe(), repeats=repeats), 0)
-    drawn = Counter(draw.picture for batch in batches for draw in batch)
+    drawn = Counter(sample.picture for batch in batches for sample in batch)
     assert max(drawn.values()) <= repeats
     assert set(drawn) <= set(range(pictures))
-    seeds = [draw.seed for batch in batches for draw in batch]
+    seeds = [sample.seed for batch in batches for sample in batch]
     assert len(set(seeds)) == len(seeds)  # repeated pictures are augmented differently
 
 

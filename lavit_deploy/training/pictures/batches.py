@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from lavit_deploy.common.errors import DatasetError
 from lavit_deploy.datasets import Pictures
 from lavit_deploy.preprocess import Preprocess
-from lavit_deploy.training.sampling import Draw
+from lavit_deploy.training.pictures.sampling import SampledPicture
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -59,17 +59,17 @@ class TrainingView(Dataset["_Sample | _Unreadable"]):
         self.preprocess = preprocess
         self.crop_scale = crop_scale
 
-    def __getitem__(self, draw: Draw) -> _Sample | _Unreadable:
+    def __getitem__(self, sample: SampledPicture) -> _Sample | _Unreadable:
         try:
-            image = self.pictures.image(draw.picture)
+            image = self.pictures.image(sample.picture)
         except DatasetError as error:
             # An exception would arrive from a loader process as a traceback in a string.
             return _Unreadable(str(error))
         if self.crop_scale == (1.0, 1.0):
             pixels = self.preprocess(image)
         else:
-            pixels = random_crop(image, self.preprocess, self.crop_scale, draw.seed)
-        return _Sample(pixels, self.pictures.labels[draw.picture])
+            pixels = random_crop(image, self.preprocess, self.crop_scale, sample.seed)
+        return _Sample(pixels, self.pictures.labels[sample.picture])
 
 
 class EvaluationView(Dataset["_Sample | _Unreadable"]):
@@ -132,7 +132,7 @@ def _crop_box(
 
 
 def training_batches(
-    view: TrainingView, batches: list[list[Draw]], workers: int
+    view: TrainingView, batches: list[list[SampledPicture]], workers: int
 ) -> Iterator[Batch]:
     """Load the batches in order.
 
@@ -155,12 +155,12 @@ def evaluation_batches(
 
 def _load(
     view: Dataset[_Sample | _Unreadable],
-    batches: Sequence[Sequence[Draw]] | Sequence[Sequence[int]],
+    batches: Sequence[Sequence[SampledPicture]] | Sequence[Sequence[int]],
     workers: int,
 ) -> Iterator[Batch]:
     loader: DataLoader[_Sample | _Unreadable] = DataLoader(
         view,
-        batch_sampler=batches,  # type: ignore[arg-type] # draws are indices to our data sets
+        batch_sampler=batches,  # type: ignore[arg-type] # samples are indices to our data sets
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),

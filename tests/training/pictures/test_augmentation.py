@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lavit_deploy.preprocess import Preprocess, normalise
-from lavit_deploy.training.augmentation import Augment, Normalise, smoothed
+from lavit_deploy.training.pictures.augmentation import Augment, Normalise, smoothed
 from lavit_deploy.training.recipe import Recipe, digits, imagenet
 
 PREPROCESS = Preprocess(resize=32, crop=(32, 32))

@@ -11,15 +11,15 @@ from PIL import Image
 from lavit_deploy.common.errors import DatasetError
 from lavit_deploy.datasets import open_data
 from lavit_deploy.preprocess import Preprocess
-from lavit_deploy.training.batches import (
+from lavit_deploy.training.pictures.batches import (
     EvaluationView,
     TrainingView,
     evaluation_batches,
     random_crop,
     training_batches,
 )
+from lavit_deploy.training.pictures.sampling import epoch_batches
 from lavit_deploy.training.recipe import Recipe
-from lavit_deploy.training.sampling import epoch_batches
 
 SMALL = Preprocess(resize=16, crop=(16, 12))
 
@@ -47,9 +47,9 @@ def test_a_random_crop_is_decided_by_its_seed():
 
 def test_without_random_crops_training_sees_what_the_service_sees(data):
     view = TrainingView(data.train, data.preprocess, (1.0, 1.0))
-    (draw, *_), *_ = epoch_batches(27, Recipe(batch_size=8), 0)
-    expected = data.preprocess(data.train.image(draw.picture))
-    np.testing.assert_array_equal(view[draw].pixels, expected)
+    (sample, *_), *_ = epoch_batches(27, Recipe(batch_size=8), 0)
+    expected = data.preprocess(data.train.image(sample.picture))
+    np.testing.assert_array_equal(view[sample].pixels, expected)
 
 
 def test_loader_processes_do_not_change_the_batches(folder):

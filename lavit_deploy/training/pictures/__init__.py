@@ -1,0 +1,1 @@
+"""Pictures on their way into a training step: order, crops, batches, augmentation."""

@@ -1,0 +1,1 @@
+"""Signs that a training fails, and what keeps it from failing."""
