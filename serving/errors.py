@@ -21,7 +21,9 @@ LavitError
 │   ├── ModelRefusedError      a bundle that cannot be served; says why    HTTP 422
 │   ├── WrongTaskError         the model does something else               HTTP 422
 │   ├── HeadTooLargeError      the path and the headers are too long       HTTP 431
-│   └── ClientGoneError        the client closed the connection            HTTP 499, in logs only
+│   ├── ClientGoneError        the client closed the connection            HTTP 499, in logs only
+│   ├── UnsupportedTransferCodingError  a body coded otherwise than in chunks  HTTP 501
+│   └── UnsupportedVersionError         another HTTP than 1.0 and 1.1          HTTP 505
 ├── DecodingTimeoutError       a picture takes too long (an ImageError)    HTTP 422
 ├── DecoderCrashError          a decoder died of a picture (an ImageError) HTTP 422
 ├── UnavailableError           cannot answer now; try again later          HTTP 503 + Retry-After
@@ -153,6 +155,18 @@ class ClientGoneError(RequestError):
     """The client closed the connection; nobody reads this answer, the log does."""
 
     http_status = 499
+
+
+class UnsupportedTransferCodingError(RequestError):
+    """The body is coded for its way, and not only in chunks."""
+
+    http_status = 501
+
+
+class UnsupportedVersionError(RequestError):
+    """The request is of another HTTP than 1.0 and 1.1."""
+
+    http_status = 505
 
 
 class DecodingTimeoutError(ImageError):

@@ -20,8 +20,9 @@ from lavit_deploy import __version__
 from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.http.admission import Admission, AdmissionMiddleware
 from lavit_deploy.serving.http.api_keys import Access, ApiKeyMiddleware
+from lavit_deploy.serving.http.connections.places import Places
 from lavit_deploy.serving.http.deadlines import HEADER as DEADLINE
-from lavit_deploy.serving.http.early_refusal import EARLY_REFUSAL, METRICS, EarlyRefusal
+from lavit_deploy.serving.http.early_refusal import EARLY_REFUSAL, METRICS, PLACES, EarlyRefusal
 from lavit_deploy.serving.http.fast_path import FastPath
 from lavit_deploy.serving.http.head_requests import HeadRequests
 from lavit_deploy.serving.http.loop_lag import LoopLag
@@ -86,7 +87,7 @@ def create_app(
         registry.start()
         lag.start()
         early = None if whole_way else EarlyRefusal(admission, metrics)
-        yield {METRICS: metrics, EARLY_REFUSAL: early}
+        yield {METRICS: metrics, EARLY_REFUSAL: early, PLACES: Places.available()}
         await registry.close(settings.drain_seconds)
         await lag.stop()
 

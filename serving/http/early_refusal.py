@@ -18,7 +18,7 @@ from lavit_deploy.serving.http.route_policy import policy_of
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.wire.problem import Problem, headers_of, picture_problem, whole_problem
 
-METRICS, EARLY_REFUSAL = "metrics", "early_refusal"
+METRICS, EARLY_REFUSAL, PLACES = "metrics", "early_refusal", "places"
 """What connections look for in the lifespan's state."""
 
 
