@@ -36,7 +36,9 @@ LavitError
 
 from __future__ import annotations
 
+import errno
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import ClassVar
 
@@ -214,6 +216,25 @@ class DeadlineError(LavitError):
 
 class UnexpectedError(LavitError):
     """A fault of the program: the client learns the request id, the log has the rest."""
+
+
+def shortage(error: BaseException) -> OverloadedError | None:
+    """What something really failed of where this process, or the system, can open no more files.
+
+    An import that cannot read its module says so in a cause or a context only.
+    """
+    for each in _chain(error):
+        if isinstance(each, OSError) and each.errno in {errno.EMFILE, errno.ENFILE}:
+            return OverloadedError("no file descriptor is left; the limit is that of ulimit -n")
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def kind_of(error: LavitError | type[LavitError]) -> str:

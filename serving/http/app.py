@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -87,7 +88,10 @@ def create_app(
         registry.start()
         lag.start()
         early = None if whole_way else EarlyRefusal(admission, metrics)
-        yield {METRICS: metrics, EARLY_REFUSAL: early, PLACES: Places.available()}
+        try:
+            yield {METRICS: metrics, EARLY_REFUSAL: early, PLACES: Places.available()}
+        except asyncio.CancelledError:
+            return  # it is to stop at once
         await registry.close(settings.drain_seconds)
         await lag.stop()
 

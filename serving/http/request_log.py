@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lavit_deploy.common.errors import LavitError
-from lavit_deploy.serving.errors import NotReadyError, UnexpectedError
+from lavit_deploy.serving.errors import NotReadyError, UnexpectedError, shortage
 from lavit_deploy.serving.http.route_policy import policy_of
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.telemetry.timeline import Timeline
@@ -75,9 +75,8 @@ class RequestLog:
         except asyncio.CancelledError:
             await refuse(NotReadyError("the service stopped before it could answer"))
             raise
-        except Exception:  # noqa: BLE001 - the last place where it can become an answer
-            _log.exception("unexpected while answering", extra={"request_id": request_id})
-            await refuse(UnexpectedError("the service failed on this request; the log says why"))
+        except Exception as error:  # noqa: BLE001 - the last place where it can become an answer
+            await refuse(_explained(error))
         finally:
             self._metrics.in_flight.dec()
             self._conclude(scope, status, timeline, trace)
@@ -127,6 +126,15 @@ class RequestLog:
                 **({"trace_id": timeline.trace_id} if timeline.trace_id else {}),
             },
         )
+
+
+def _explained(error: Exception) -> LavitError:
+    """What a client is told of a fault; the log has the rest, with the request's id."""
+    if (known := shortage(error)) is not None:
+        _log.error("not answered: %s", known)
+        return known
+    _log.error("unexpected while answering", exc_info=error)
+    return UnexpectedError("the service failed on this request; the log says why")
 
 
 def _method(scope: Scope) -> str:

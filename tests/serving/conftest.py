@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -310,6 +311,10 @@ class Served:
             if message.startswith(start):
                 return message
         raise AssertionError(f"it ended before it said {start!r}")
+
+    def rest(self):
+        """All lines until it ends that nobody has asked for."""
+        return "".join(iter(partial(self._lines.get, timeout=PATIENCE), None))
 
     def tell(self):
         """Write a line to its standard input."""

@@ -1,5 +1,8 @@
 """The whole application: problems for whatever goes wrong, and rules for other origins."""
 
+import errno
+from unittest.mock import AsyncMock
+
 import pytest
 
 ORIGIN = "https://shop.example"
@@ -44,6 +47,33 @@ def test_an_unexpected_fault_is_a_problem_without_internals(client, monkeypatch,
     assert response.json()["type"] == "urn:lavit:problem:unexpected"
     assert "secret" not in response.text
     assert "ZeroDivisionError" in caplog.text
+
+
+def without_descriptors():
+    """What a lazy import makes of it."""
+    error = KeyError("a module")
+    error.__context__ = OSError(errno.EMFILE, "Too many open files")
+    raise error
+
+
+def test_without_descriptors_it_is_busy_and_no_traceback_says_so(
+    make_client, runtime, picture, monkeypatch, caplog
+):
+    client = make_client(runtime)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            type(client.registry), "unready_reason", property(lambda _: without_descriptors())
+        )
+        unready = client.get("/readyz")
+    monkeypatch.setattr(
+        client.classifier._decoders, "decode", AsyncMock(side_effect=OSError(errno.ENFILE, "none"))
+    )
+    for response in (unready, classify(client, picture())):
+        assert response.status_code == 503
+        assert response.json()["type"] == "urn:lavit:problem:overloaded"
+        assert "ulimit -n" in response.json()["detail"]
+    assert "no file descriptor is left" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_other_origins_are_shut_out_by_default(client, picture):

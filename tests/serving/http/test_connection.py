@@ -26,6 +26,13 @@ FEW_BYTES = HURRIED.replace(
 )
 FEW_BYTES = FEW_BYTES.replace("0.2", "30")
 
+FEW_DESCRIPTORS = """\
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from lavit_deploy.serving.cli import entry
+entry()
+"""
+
 GONE = "reset|Broken pipe|aborted"
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -324,6 +331,59 @@ def test_a_client_that_takes_no_answer_is_left(hurried):
         while b"lavit_requests_in_flight 1.0" not in metrics:  # the one that asks
             metrics = fetch(hurried, b"/metrics")
         assert len(receive_all(client)) < (asked - 1) * size
+
+
+@pytest.fixture
+def poor(serve, bundle_path):
+    """A server of 64 descriptors."""
+    return serve(bundle_path, code=FEW_DESCRIPTORS)
+
+
+def test_connections_that_rest_give_way_to_new_ones(poor):
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(200):
+            clients.append(stack.enter_context(connect(poor)))
+            clients[-1].sendall(GET)
+            assert answer(clients[-1])[0] == 200
+        assert b"</html>" in fetch(poor, b"/")  # a file is still read
+        clients[-1].sendall(GET)
+        assert answer(clients[-1])[0] == 200
+        assert clients[0].recv(1) == b""
+    assert poor.stop() == 0
+    assert "Traceback" not in poor.rest()
+
+
+def test_without_a_descriptor_a_connection_is_refused_and_nothing_else_suffers(poor, picture):
+    body = picture()
+    head = post(b"", b"Content-Length: %d" % len(body))
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(100):
+            clients.append(stack.enter_context(connect(poor)))
+            with contextlib.suppress(OSError):
+                clients[-1].sendall(head)
+        clients[0].sendall(body)
+        assert answer(clients[0])[0] == 200
+        refused = [found for client in clients[1:] if (found := refusal(client)) is not None]
+    assert {found["type"] for found in refused} == {"urn:lavit:problem:overloaded"}
+    assert alive(poor)
+    assert b'lavit_errors_total{reason="overloaded"} %d.0' % len(refused) in fetch(
+        poor, b"/metrics"
+    )
+    assert poor.stop() == 0
+    assert "Traceback" not in poor.rest()
+
+
+def refusal(client):
+    """What is answered without a body; None: nothing is, or the connection is reset."""
+    client.settimeout(0.05)
+    try:
+        status, found = answer(client)
+    except (OSError, http.client.HTTPException):
+        return None
+    assert status == 503
+    return found
 
 
 def send_without_end(client, data):
