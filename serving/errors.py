@@ -8,6 +8,7 @@ LavitError
 │   ├── MalformedUploadError   the body breaks its format                  HTTP 400
 │   ├── MalformedTensorError   a tensor that breaks the inference protocol HTTP 400
 │   ├── NoPictureError         a request without a picture                 HTTP 400
+│   ├── CrossOriginError       a preflight that breaks the rules           HTTP 400
 │   ├── UnauthorizedError      no API key, or none that is known           HTTP 401
 │   ├── UnknownModelError      no model of that name and version           HTTP 404
 │   ├── HeadTimeoutError       the head did not arrive in time             HTTP 408
@@ -18,6 +19,7 @@ LavitError
 │   ├── TooManyPicturesError   more files than the limit                   HTTP 413
 │   ├── UnsupportedBodyError   a content type or encoding not taken here   HTTP 415
 │   ├── InvalidParameterError  a value out of its range                    HTTP 422
+│   ├── WrongTaskError         the model does something else than asked    HTTP 422
 │   ├── ModelRefusedError      a bundle that cannot be served; says why    HTTP 422
 │   ├── WrongTaskError         the model does something else               HTTP 422
 │   ├── HeadTooLargeError      the path and the headers are too long       HTTP 431
@@ -73,6 +75,10 @@ class MalformedTensorError(RequestError):
 
 class NoPictureError(RequestError):
     """A request without a picture."""
+
+
+class CrossOriginError(RequestError):
+    """A browser asks whether a page of another origin may do what it may not."""
 
 
 class UnauthorizedError(RequestError):

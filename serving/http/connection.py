@@ -39,6 +39,7 @@ from lavit_deploy.serving.http.connections.framing import check_head
 from lavit_deploy.serving.http.connections.lingering import LingeringTransport
 from lavit_deploy.serving.http.connections.places import Places
 from lavit_deploy.serving.http.early_refusal import EARLY_REFUSAL, METRICS, PLACES, EarlyRefusal
+from lavit_deploy.serving.http.proxies.forwarded import client_address
 from lavit_deploy.serving.http.response_headers import SAFE_HEADERS
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.wire.problem import (
@@ -408,7 +409,7 @@ class Connection(HttpToolsProtocol):
             extra={
                 "request_id": request_id,
                 "status": error.http_status,
-                "client": self.client[0] if self.client else "-",
+                "client": client_address(self.client),
                 "reason": kind_of(error),
             },
         )

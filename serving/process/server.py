@@ -18,6 +18,7 @@ import uvicorn
 
 from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.http.app import create_app
+from lavit_deploy.serving.http.proxies.forwarded import trusted
 from lavit_deploy.serving.http.uvicorn_internals import check_uvicorn
 from lavit_deploy.serving.models.open_models import OpenedModel, measure_all, open_models
 from lavit_deploy.serving.models.registry import Registry
@@ -33,9 +34,6 @@ from lavit_deploy.serving.telemetry.tracing import Tracing
 
 _log = logging.getLogger("serving")
 _BACKLOG = 2048
-_KEEP_ALIVE = 75
-"""Seconds that an idle connection stays open: longer than the 60 s of common proxies, which
-otherwise send a request just as it is closed."""
 _PUBLISHED = 0.25
 """Seconds between two times that a worker tells the others how it is."""
 _LAST_ANSWERS = 1.0
@@ -95,7 +93,9 @@ def serve(
             log_config=None,
             access_log=False,  # lavit_deploy.serving.http.request_log writes it, with request ids
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type] # any number
+            proxy_headers=settings.forwarded_allow_ips is not None,
+            forwarded_allow_ips=trusted(settings.forwarded_allow_ips or ()),
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         )
         server = (

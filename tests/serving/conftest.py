@@ -307,9 +307,9 @@ class Served:
     def expect_message(self, start):
         """The next line whose message begins like this."""
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
-            message = json.loads(line)["message"] if line.startswith("{") else ""
-            if message.startswith(start):
-                return message
+            self.last = json.loads(line) if line.startswith("{") else {"message": ""}
+            if self.last["message"].startswith(start):
+                return self.last["message"]
         raise AssertionError(f"it ended before it said {start!r}")
 
     def rest(self):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from urllib.parse import quote
 
 from lavit_deploy.serving.errors import (
     MalformedRequestError,
@@ -71,4 +72,4 @@ def _check_codings(version: str, given: bytes) -> None:
 
 
 def _shown(given: bytes) -> str:
-    return repr(given[:60].decode("latin-1"))
+    return repr(quote(given[:60], safe="/:,[]@"))

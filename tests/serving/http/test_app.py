@@ -106,5 +106,25 @@ def test_an_origin_that_is_named_may_call_and_others_may_not(
     refused = classify(client, picture(), Origin=ORIGIN)
     assert refused.status_code == 401
     assert refused.headers["access-control-allow-origin"] == ORIGIN  # so that a page can read it
-    other = client.options("/classify", headers={"Origin": "https://evil.example", **ask})
-    assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_preflight_that_is_refused_is_a_problem(make_client, runtime):
+    client = make_client(runtime, cors_origins=(ORIGIN,))
+    for origin, method, headers, wrong in (
+        ("https://evil.example", "POST", "content-type", "origin"),
+        (ORIGIN, "DELETE", "content-type", "method"),
+        (ORIGIN, "POST", "x-secret", "headers"),
+    ):
+        ask = {
+            "Origin": origin,
+            "Access-Control-Request-Method": method,
+            "Access-Control-Request-Headers": headers,
+        }
+        refused = client.options("/classify", headers=ask)
+        assert refused.status_code == 400
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["type"] == "urn:lavit:problem:cross-origin"
+        assert wrong in refused.json()["detail"]
+        assert "access-control-allow-origin" not in refused.headers
+        assert "Origin" in refused.headers["vary"]
+        assert refused.headers["x-request-id"]
