@@ -33,6 +33,7 @@ from lavit_deploy.serving.errors import (
     MalformedRequestError,
     OverloadedError,
     RequestError,
+    UnsupportedVersionError,
     kind_of,
 )
 from lavit_deploy.serving.http.connections.framing import check_head
@@ -75,6 +76,9 @@ PIPELINED = 16
 """Requests that may wait on one connection behind the one that is answered."""
 
 _FRAMING = (b"content-length", b"transfer-encoding")
+
+_OTHER_VERSION = ("Invalid HTTP version", "PRI/Upgrade")
+"""What the parser says of HTTP/1.2, and of HTTP/2 that begins without asking."""
 
 
 class Connection(HttpToolsProtocol):
@@ -131,11 +135,7 @@ class Connection(HttpToolsProtocol):
         except _Refused as refused:
             self._refuse(refused.error)
         except httptools.HttpParserError as failed:
-            reason = failed.__context__ or failed  # of a callback, or the parser's own
-            if isinstance(reason, _Refused):
-                self._refuse(reason.error)
-            else:
-                self._refuse(MalformedRequestError(f"the request is not valid HTTP/1.1: {reason}"))
+            self._refuse(_fault(failed))
         if self._idle and self._waiting is None and not self.transport.is_closing():
             if self._between:
                 self._rest()
@@ -238,9 +238,9 @@ class Connection(HttpToolsProtocol):
             check_head(self.parser.get_http_version(), self.headers)
         except RequestError as error:
             raise _Refused(error) from None
-        if httptools.parse_url(self.url).path is None:  # http://host alone
+        if not _names_a_path(self.url):  # http://host alone
             super().on_url(b"/")
-            if httptools.parse_url(self.url).path is None:
+            if not _names_a_path(self.url):
                 raise _Refused(MalformedRequestError("the request names no path"))
 
     def _until_body_comes(self) -> None:
@@ -460,3 +460,20 @@ class _Refused(Exception):  # noqa: N818 - never leaves this module
 
 def _too_large() -> HeadTooLargeError:
     return HeadTooLargeError(f"the head of the request is longer than {HEAD_BYTES:,} bytes")
+
+
+def _fault(failed: httptools.HttpParserError) -> LavitError:
+    """What stopped the parser."""
+    reason = failed.__context__ or failed  # of a callback, or the parser's own
+    if isinstance(reason, _Refused):
+        return reason.error
+    if any(mark in str(reason) for mark in _OTHER_VERSION):
+        return UnsupportedVersionError("another HTTP than 1.0 and 1.1 is not spoken here")
+    return MalformedRequestError(f"the request is not valid HTTP/1.1: {reason}")
+
+
+def _names_a_path(target: bytes) -> bool:
+    try:
+        return httptools.parse_url(target).path is not None
+    except httptools.HttpParserInvalidURLError:  # CONNECT's has a host and a port
+        return False

@@ -98,7 +98,7 @@ def test_what_is_no_http_is_answered_with_a_problem(fresh_server):
     for data, why in (
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "Invalid method"),  # TLS
         (b"BREW /pot HTTP/1.1\r\n\r\n", "Invalid method"),
-        (b"CONNECT a:80 HTTP/1.1\r\nHost: x\r\n\r\n", "invalid url"),
+        (b"CONNECT a:80 HTTP/1.1\r\nHost: x\r\n\r\n", "names no path"),
         (b"GET /\xff HTTP/1.1\r\n\r\n", "Invalid char in url"),
         (post(b"", b"Content-Length: 1", b"Content-Length: 2"), "Content-Length"),
         (post(b"", b"Content-Length: -1"), "Content-Length"),
@@ -231,6 +231,8 @@ def test_a_body_without_a_length_is_answered_and_so_is_its_request(server, pictu
         (b"GET /healthz HTTP/1.1", 400, "malformed-request"),
         (b"GET http://x?y HTTP/1.1|Host: x", 400, "malformed-request"),
         (b"GET /healthz HTTP/2.0|Host: x", 505, "unsupported-version"),
+        (b"GET /healthz HTTP/1.2|Host: x", 505, "unsupported-version"),
+        (b"PRI * HTTP/2.0||SM", 505, "unsupported-version"),  # HTTP/2 without asking
     ],
 )
 def test_a_head_that_another_reader_might_take_otherwise_is_refused(server, lines, status, kind):
