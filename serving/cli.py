@@ -59,6 +59,28 @@ def make_parser() -> argparse.ArgumentParser:
     where = parser.add_argument_group("address")
     where.add_argument("--host", default=default.host, help="address to listen on")
     where.add_argument("--port", type=int, default=default.port, help="TCP port; 0: any free one")
+    where.add_argument(
+        "--keep-alive-seconds",
+        type=float,
+        default=default.keep_alive_seconds,
+        help="time a connection stays open between requests; longer than a proxy's in front",
+    )
+
+    proxy = parser.add_argument_group("behind a proxy")
+    proxy.add_argument(
+        "--root-path",
+        default=default.root_path,
+        metavar="/PREFIX",
+        help="path under which it shows the service, whether it takes it off or not",
+    )
+    proxy.add_argument(
+        "--forwarded-allow-ips",
+        action=CommaSeparated,
+        default=default.forwarded_allow_ips,
+        metavar="ADDRESS,...",
+        help="addresses or networks of proxies whose X-Forwarded-For and -Proto are believed; "
+        "*: everybody's (default: nobody's)",
+    )
 
     model = parser.add_argument_group("model")
     model.add_argument(

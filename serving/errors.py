@@ -8,6 +8,7 @@ LavitError
 │   ├── MalformedUploadError   the body breaks its format                  HTTP 400
 │   ├── MalformedTensorError   a tensor that breaks the inference protocol HTTP 400
 │   ├── NoPictureError         a request without a picture                 HTTP 400
+│   ├── CrossOriginError       a preflight that breaks the rules           HTTP 400
 │   ├── UnauthorizedError      no API key, or none that is known           HTTP 401
 │   ├── UnknownModelError      no model of that name and version           HTTP 404
 │   ├── HeadTimeoutError       the head did not arrive in time             HTTP 408
@@ -18,10 +19,13 @@ LavitError
 │   ├── TooManyPicturesError   more files than the limit                   HTTP 413
 │   ├── UnsupportedBodyError   a content type or encoding not taken here   HTTP 415
 │   ├── InvalidParameterError  a value out of its range                    HTTP 422
+│   ├── WrongTaskError         the model does something else than asked    HTTP 422
 │   ├── ModelRefusedError      a bundle that cannot be served; says why    HTTP 422
 │   ├── WrongTaskError         the model does something else               HTTP 422
 │   ├── HeadTooLargeError      the path and the headers are too long       HTTP 431
-│   └── ClientGoneError        the client closed the connection            HTTP 499, in logs only
+│   ├── ClientGoneError        the client closed the connection            HTTP 499, in logs only
+│   ├── UnsupportedTransferCodingError  a body coded otherwise than in chunks  HTTP 501
+│   └── UnsupportedVersionError         another HTTP than 1.0 and 1.1          HTTP 505
 ├── DecodingTimeoutError       a picture takes too long (an ImageError)    HTTP 422
 ├── DecoderCrashError          a decoder died of a picture (an ImageError) HTTP 422
 ├── UnavailableError           cannot answer now; try again later          HTTP 503 + Retry-After
@@ -34,7 +38,9 @@ LavitError
 
 from __future__ import annotations
 
+import errno
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import ClassVar
 
@@ -69,6 +75,10 @@ class MalformedTensorError(RequestError):
 
 class NoPictureError(RequestError):
     """A request without a picture."""
+
+
+class CrossOriginError(RequestError):
+    """A browser asks whether a page of another origin may do what it may not."""
 
 
 class UnauthorizedError(RequestError):
@@ -155,6 +165,18 @@ class ClientGoneError(RequestError):
     http_status = 499
 
 
+class UnsupportedTransferCodingError(RequestError):
+    """The body is coded for its way, and not only in chunks."""
+
+    http_status = 501
+
+
+class UnsupportedVersionError(RequestError):
+    """The request is of another HTTP than 1.0 and 1.1."""
+
+    http_status = 505
+
+
 class DecodingTimeoutError(ImageError):
     """The picture takes longer to decode than the limit."""
 
@@ -200,6 +222,25 @@ class DeadlineError(LavitError):
 
 class UnexpectedError(LavitError):
     """A fault of the program: the client learns the request id, the log has the rest."""
+
+
+def shortage(error: BaseException) -> OverloadedError | None:
+    """What something really failed of where this process, or the system, can open no more files.
+
+    An import that cannot read its module says so in a cause or a context only.
+    """
+    for each in _chain(error):
+        if isinstance(each, OSError) and each.errno in {errno.EMFILE, errno.ENFILE}:
+            return OverloadedError("no file descriptor is left; the limit is that of ulimit -n")
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def kind_of(error: LavitError | type[LavitError]) -> str:

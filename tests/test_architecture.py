@@ -31,6 +31,7 @@ OF_SEVERAL_MODULES = {
     "kernels/test_compilation.py",
     "kernels/test_without_triton.py",
     "serving/deploy/test_deployment_files.py",
+    "serving/deploy/test_nginx.py",
     "serving/deploy/test_observability_files.py",
     "test_architecture.py",
     "test_commands.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,6 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
@@ -20,13 +20,19 @@ from lavit_deploy import __version__
 from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.http.admission import Admission, AdmissionMiddleware
 from lavit_deploy.serving.http.api_keys import Access, ApiKeyMiddleware
+from lavit_deploy.serving.http.connections.places import Places
 from lavit_deploy.serving.http.deadlines import HEADER as DEADLINE
-from lavit_deploy.serving.http.early_refusal import EARLY_REFUSAL, METRICS, EarlyRefusal
+from lavit_deploy.serving.http.early_refusal import EARLY_REFUSAL, METRICS, PLACES, EarlyRefusal
 from lavit_deploy.serving.http.fast_path import FastPath
 from lavit_deploy.serving.http.head_requests import HeadRequests
 from lavit_deploy.serving.http.loop_lag import LoopLag
+from lavit_deploy.serving.http.proxies.root_path import STATE, RootPath, check_prefix
 from lavit_deploy.serving.http.request_log import RequestLog
-from lavit_deploy.serving.http.response_headers import CompressionMiddleware, SafeHeadersMiddleware
+from lavit_deploy.serving.http.response_headers import (
+    CompressionMiddleware,
+    CrossOriginMiddleware,
+    SafeHeadersMiddleware,
+)
 from lavit_deploy.serving.http.routes.admin import admin_routes, folders_of
 from lavit_deploy.serving.http.routes.classify import Classify, classify_routes, classify_with
 from lavit_deploy.serving.http.routes.health import health_routes
@@ -71,8 +77,9 @@ def create_app(
         tracing: where spans of requests go; None: nowhere.
 
     Raises:
-        UsageError: the keys cannot be used.
+        UsageError: the keys or the prefix cannot be used.
     """
+    check_prefix(settings.root_path)
     access = Access.load(settings, os.environ)
     lag = LoopLag()
     admission = Admission(
@@ -85,8 +92,13 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         registry.start()
         lag.start()
-        early = None if whole_way else EarlyRefusal(admission, metrics)
-        yield {METRICS: metrics, EARLY_REFUSAL: early}
+        early = None
+        if not whole_way:
+            early = EarlyRefusal(admission, metrics, prefix=settings.root_path)
+        try:
+            yield {METRICS: metrics, EARLY_REFUSAL: early, PLACES: Places.available()}
+        except asyncio.CancelledError:
+            return  # it is to stop at once
         await registry.close(settings.drain_seconds)
         await lag.stop()
 
@@ -97,6 +109,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
     )
     uploads = UploadReader(
         UploadLimits(
@@ -111,6 +124,7 @@ def create_app(
     )
     _add_middleware(app, settings, access=access, admission=admission, classify=classify)
     app.add_middleware(RequestLog, metrics=metrics, tracing=tracing)
+    app.add_middleware(RootPath, prefix=settings.root_path)
     metrics.capacity(settings.queue)
     app.include_router(classify_routes(classify))
     app.include_router(models_routes(registry))
@@ -145,7 +159,7 @@ def _add_middleware(
         app.add_middleware(ApiKeyMiddleware, access=access)
     if settings.cors_origins:  # before the keys: a browser's preflight carries none
         app.add_middleware(
-            CORSMiddleware,
+            CrossOriginMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", DEADLINE),
@@ -178,9 +192,10 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_status(request: Request, error: HTTPException) -> Response:
+        see = f"see {getattr(request.state, STATE, '')}/docs"
         details = {
-            404: f"there is nothing at {request.url.path[:200]}; see /docs",
-            405: f"{request.method} is not a method of {request.url.path[:200]}; see /docs",
+            404: f"there is nothing at {request.url.path[:200]}; {see}",
+            405: f"{request.method} is not a method of {request.url.path[:200]}; {see}",
         }
         headers = dict(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -2,8 +2,9 @@
 
 uvicorn waits for as long as a client likes: for the head of a request, for a body that is not read
 any more, and for a client that does not take its answer. It keeps heads and trailers of any length.
-It also takes the offer of another protocol for the end of HTTP/1.1: Java's client makes one with
-its first request (`Upgrade: h2c`), whose body would be lost.
+It closes a connection while its client is still sending, which costs the client the answer. It also
+takes the offer of another protocol for the end of HTTP/1.1: Java's client makes one with its first
+request (`Upgrade: h2c`), whose body would be lost.
 
 It is built on internals of uvicorn, which `uvicorn_internals` lists and checks; nothing else is.
 """
@@ -16,6 +17,7 @@ import uuid
 from asyncio.events import TimerHandle
 from collections.abc import Mapping
 from http import HTTPStatus
+from operator import itemgetter
 from typing import Any
 
 import httptools
@@ -24,16 +26,30 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.errors import (
     HeadTimeoutError,
     HeadTooLargeError,
     MalformedRequestError,
+    OverloadedError,
     RequestError,
+    UnsupportedVersionError,
     kind_of,
 )
-from lavit_deploy.serving.http.early_refusal import EARLY_REFUSAL, METRICS, EarlyRefusal
+from lavit_deploy.serving.http.connections.framing import check_head
+from lavit_deploy.serving.http.connections.lingering import LingeringTransport
+from lavit_deploy.serving.http.connections.places import Places
+from lavit_deploy.serving.http.early_refusal import EARLY_REFUSAL, METRICS, PLACES, EarlyRefusal
+from lavit_deploy.serving.http.proxies.forwarded import client_address
+from lavit_deploy.serving.http.response_headers import SAFE_HEADERS
 from lavit_deploy.serving.telemetry.metrics import Metrics
-from lavit_deploy.serving.wire.problem import MEDIA_TYPE, Problem, picture_problem, whole_problem
+from lavit_deploy.serving.wire.problem import (
+    MEDIA_TYPE,
+    Problem,
+    headers_of,
+    picture_problem,
+    whole_problem,
+)
 
 _log = logging.getLogger("serving.requests")
 
@@ -44,7 +60,14 @@ HEAD_SECONDS = 20.0
 """Time for a head from its first byte."""
 
 LINGER_SECONDS = 30.0
-"""Time for the rest of a body whose request is answered: a client may look at the answer later."""
+"""Time for what still comes when it is of no use any more, such as the rest of a body whose request
+is answered: a client may look at the answer later."""
+
+LINGER_PAUSE_SECONDS = 5.0
+"""Time in which some of that must come, once our side is closed."""
+
+LINGER_BYTES = 1 << 27
+"""Most bytes of that."""
 
 TAKE_SECONDS = 60.0
 """Time in which a client must take some of an answer that waits for it."""
@@ -53,6 +76,9 @@ PIPELINED = 16
 """Requests that may wait on one connection behind the one that is answered."""
 
 _FRAMING = (b"content-length", b"transfer-encoding")
+
+_OTHER_VERSION = ("Invalid HTTP version", "PRI/Upgrade")
+"""What the parser says of HTTP/1.2, and of HTTP/2 that begins without asking."""
 
 
 class Connection(HttpToolsProtocol):
@@ -69,25 +95,38 @@ class Connection(HttpToolsProtocol):
         self._in_body = False  # a head is complete, its message is not
         self._between = False  # what came last ended a message
         self._answered_early = False  # this message was answered by its head
+        self._unanswered = 0  # requests that the application has, or will get
+        self._refusal: bytes | None = None  # comes after their answers, and is the last one
+        self._crowded = False  # there is no place for this connection
+        self._draining = False
         self._head = 0  # bytes of this head
         self._untold = 0  # bytes since the parser made something of them
+        self._dropped = 0  # bytes that nobody wants any more
         self._declining = False
         self._waiting: TimerHandle | None = None  # for a head, or for the rest of a body
         self._taking: TimerHandle | None = None
         self._untaken = 0  # bytes of answers, when last looked at
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._line = LingeringTransport(
+            transport, self.loop, seconds=LINGER_SECONDS, pause=LINGER_PAUSE_SECONDS
+        )
+        super().connection_made(self._line)
         self._rest()  # proxies open connections in advance
+        self._take_place()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._line.ended()
         self._unset_keepalive_if_required()  # uvicorn leaves it where there was an error
         self._stop_waiting()
         if self._taking is not None:
             self._taking.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None or self.transport.is_closing():
+            self._drop(len(data))
+            return
         self._unset_keepalive_if_required()
         self._between = False
         self._untold += len(data)
@@ -96,11 +135,7 @@ class Connection(HttpToolsProtocol):
         except _Refused as refused:
             self._refuse(refused.error)
         except httptools.HttpParserError as failed:
-            reason = failed.__context__ or failed  # of a callback, or the parser's own
-            if isinstance(reason, _Refused):
-                self._refuse(reason.error)
-            else:
-                self._refuse(MalformedRequestError(f"the request is not valid HTTP/1.1: {reason}"))
+            self._refuse(_fault(failed))
         if self._idle and self._waiting is None and not self.transport.is_closing():
             if self._between:
                 self._rest()
@@ -138,7 +173,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if not self._declining:
-            self._head = 0
+            self._head = self._dropped = 0
             self._between = False
             super().on_message_begin()
 
@@ -156,11 +191,15 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._declining:
             return
-        if len(self.pipeline) >= PIPELINED:
-            raise _Refused(MalformedRequestError(f"more than {PIPELINED} pipelined requests"))
+        if self.transport.is_closing():  # the request before it was the last one
+            self._in_body = self._answered_early = True
+            return
+        self._check_head()
         self._answered_early = self._refused_by_head()
         if not self._answered_early:
             super().on_headers_complete()
+            self._until_body_comes()
+        self._unanswered += 1
         self._untold = 0
         self._in_body = True
         self._stop_waiting()
@@ -169,7 +208,10 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._untold = 0
-        if not self._answered_early:
+        if self._answered_early or self.cycle.response_complete:
+            self._drop(len(body))
+        else:
+            self._body_has_come()
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -187,6 +229,33 @@ class Connection(HttpToolsProtocol):
         if self._head > HEAD_BYTES:
             raise _Refused(_too_large())
 
+    def _check_head(self) -> None:
+        if self._crowded:
+            raise _Refused(OverloadedError("there is no place for one more connection"))
+        if len(self.pipeline) >= PIPELINED:
+            raise _Refused(MalformedRequestError(f"more than {PIPELINED} pipelined requests"))
+        try:
+            check_head(self.parser.get_http_version(), self.headers)
+        except RequestError as error:
+            raise _Refused(error) from None
+        if not _names_a_path(self.url):  # http://host alone
+            super().on_url(b"/")
+            if not _names_a_path(self.url):
+                raise _Refused(MalformedRequestError("the request names no path"))
+
+    def _until_body_comes(self) -> None:
+        """End the connection with the answer, unless the body has come by then.
+
+        A client that waits to be told to send its body may send it all the same, or send another
+        request in its place: nobody could tell which (RFC 9110, 10.1.1).
+        """
+        if self.expect_100_continue:
+            self._reusable, self.cycle.keep_alive = self.cycle.keep_alive, False
+
+    def _body_has_come(self) -> None:
+        if self.expect_100_continue and not (self._draining or self.cycle.response_started):
+            self.cycle.keep_alive = self._reusable
+
     # What has its time.
 
     def _rest(self) -> None:
@@ -196,15 +265,21 @@ class Connection(HttpToolsProtocol):
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
 
+    def timeout_keep_alive_handler(self) -> None:
+        self._line.close_now()
+
     @property
     def _idle(self) -> bool:
         """Whether the next byte begins a head, or goes on with one."""
-        return not self._in_body and (self.cycle is None or self.cycle.response_complete)
+        return not self._in_body and not self._unanswered
 
     def on_response_complete(self) -> None:
+        self._unanswered -= 1
         super().on_response_complete()
-        if self._in_body and self._waiting is None:
-            self._waiting = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        if self._refusal is not None and not self._unanswered:
+            self._end()
+        if self._in_body and self._waiting is None and not self.transport.is_closing():
+            self._waiting = self.loop.call_later(LINGER_SECONDS, self._line.close_now)
         self._watch_taking()
 
     def pause_writing(self) -> None:
@@ -234,6 +309,58 @@ class Connection(HttpToolsProtocol):
             self._waiting.cancel()
             self._waiting = None
 
+    # How it ends.
+
+    def shutdown(self) -> None:
+        """Take no more requests: the service stops."""
+        self._draining = True
+        if self.transport.is_closing():
+            return
+        if self._idle:
+            self._line.close_now()
+        else:
+            super().shutdown()
+
+    def _drop(self, count: int) -> None:
+        """Hear a client out that sends what nobody wants any more, as far as it goes."""
+        self._dropped += count
+        if self._dropped > LINGER_BYTES:
+            self._line.close_now()
+        elif self.transport.is_closing():
+            self._line.heard()
+
+    def _take_place(self) -> None:
+        """Take the place of a connection that can be spared, where there is no other.
+
+        One that cannot be had gets its first request refused.
+        """
+        places: Places | None = self.app_state.get(PLACES)
+        if places is None or len(self.connections) <= places.served:
+            return
+        spare = [
+            (since, other._line)  # noqa: SLF001 - another of this class
+            for other in self.connections
+            if isinstance(other, Connection)
+            and other is not self
+            and (since := other._spare_since) is not None  # noqa: SLF001 - as above
+        ]
+        if spare:
+            min(spare, key=itemgetter(0))[1].close_now()
+        elif len(self.connections) > places.served + places.refused:
+            self.transport.abort()
+        else:
+            self._crowded = True
+
+    @property
+    def _spare_since(self) -> float | None:
+        """When a connection began to rest, more or less; None while it is of use."""
+        if self._line.closed:
+            return None
+        if self.transport.is_closing():
+            return 0.0
+        task = self.timeout_keep_alive_task
+        return None if task is None or not self._idle else task.when()
+
     # What does not reach the application.
 
     def _refused_by_head(self) -> bool:
@@ -249,65 +376,104 @@ class Connection(HttpToolsProtocol):
         parser = self.parser
         if parser.get_method() != b"POST" or parser.should_upgrade():
             return False
-        if parser.get_http_version() != "1.1" or not parser.should_keep_alive():
-            return False
         path = self.url.partition(b"?")[0].decode("ascii")
         refused = refusing.refuse(path, Headers(raw=self.headers))
         if refused is None:
             return False
-        self._answer(*refused)
+        problem, headers = refused
+        last = (
+            self._draining or parser.get_http_version() == "1.0" or not parser.should_keep_alive()
+        )
+        self.transport.write(self._answer(problem, headers, last=last))
+        if last:
+            self.transport.close()
         return True
 
-    def _refuse(self, error: RequestError) -> None:
-        """Answer what never became a request, and close."""
+    def _refuse(self, error: LavitError) -> None:
+        """Answer what never became a request, after those that did, and close."""
+        self._stop_waiting()
         request_id = uuid.uuid4().hex
-        if self._may_answer:
-            problem = whole_problem(picture_problem(error), path="", request_id=request_id)
-            self._answer(problem, {"X-Request-ID": request_id, "Connection": "close"})
-        self.transport.close()
+        problem = whole_problem(picture_problem(error), path="", request_id=request_id)
+        headers = {**headers_of(error), **SAFE_HEADERS, "X-Request-ID": request_id}
+        answer = self._answer(problem, headers, last=True)
+        self._refusal = answer if self._leave_body() else b""
+        if not self._unanswered:
+            self._end()
         metrics: Metrics | None = self.app_state.get(METRICS)
         if metrics is not None:
             metrics.error(kind_of(error))
-        _log.info(
+        _log.log(
+            logging.DEBUG if isinstance(error, OverloadedError) else logging.INFO,
             "not a request: %s",
             error,
             extra={
                 "request_id": request_id,
                 "status": error.http_status,
-                "client": self.client[0] if self.client else "-",
+                "client": client_address(self.client),
                 "reason": kind_of(error),
             },
         )
 
-    def _answer(self, problem: Problem, headers: Mapping[str, str]) -> None:
+    def _leave_body(self) -> bool:
+        """Read no more of a body that cannot be read; whether its request is still unanswered."""
+        if not self._in_body:
+            return True
+        if self.pipeline:  # it is the last of these
+            self.pipeline.popleft()
+        elif self._answered_early or self.cycle.response_started:
+            return False
+        else:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._unanswered -= 1
+        return True
+
+    def _end(self) -> None:
+        self._unset_keepalive_if_required()
+        if self._refusal:
+            self.transport.write(self._refusal)
+        self.transport.close()
+
+    def _answer(self, problem: Problem, headers: Mapping[str, str], *, last: bool) -> bytes:
         status = HTTPStatus(problem.status)
         body = problem.model_dump_json(exclude_defaults=True).encode()
-        own = (*headers.items(), ("Content-Type", MEDIA_TYPE), ("Content-Length", len(body)))
+        own = {**headers, "Content-Type": MEDIA_TYPE, "Content-Length": str(len(body))}
+        if last:
+            own["Connection"] = "close"
         lines = b"".join(
             (
                 b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()),
                 *(b"%b: %b\r\n" % line for line in self.server_state.default_headers),
-                *(f"{name}: {value}\r\n".encode("ascii") for name, value in own),
+                *(f"{name}: {value}\r\n".encode("ascii") for name, value in own.items()),
             )
         )
-        self.transport.write(lines + b"\r\n" + body)
-
-    @property
-    def _may_answer(self) -> bool:
-        """Whether nothing else is being answered, so that an answer is no other request's."""
-        return self._idle or (
-            self._in_body
-            and not (self._answered_early or self.pipeline or self.cycle.response_started)
-        )
+        return lines + b"\r\n" + body
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
     """Stops the parser."""
 
-    def __init__(self, error: RequestError) -> None:
+    def __init__(self, error: LavitError) -> None:
         super().__init__(str(error))
         self.error = error
 
 
 def _too_large() -> HeadTooLargeError:
     return HeadTooLargeError(f"the head of the request is longer than {HEAD_BYTES:,} bytes")
+
+
+def _fault(failed: httptools.HttpParserError) -> LavitError:
+    """What stopped the parser."""
+    reason = failed.__context__ or failed  # of a callback, or the parser's own
+    if isinstance(reason, _Refused):
+        return reason.error
+    if any(mark in str(reason) for mark in _OTHER_VERSION):
+        return UnsupportedVersionError("another HTTP than 1.0 and 1.1 is not spoken here")
+    return MalformedRequestError(f"the request is not valid HTTP/1.1: {reason}")
+
+
+def _names_a_path(target: bytes) -> bool:
+    try:
+        return httptools.parse_url(target).path is not None
+    except httptools.HttpParserInvalidURLError:  # CONNECT's has a host and a port
+        return False

@@ -12,13 +12,14 @@ from starlette.datastructures import Headers
 
 from lavit_deploy.serving.errors import kind_of
 from lavit_deploy.serving.http.admission import Admission
+from lavit_deploy.serving.http.proxies.root_path import without_prefix
 from lavit_deploy.serving.http.request_log import REQUEST_ID, TIMING, id_of_request
 from lavit_deploy.serving.http.response_headers import SAFE_HEADERS
 from lavit_deploy.serving.http.route_policy import policy_of
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.wire.problem import Problem, headers_of, picture_problem, whole_problem
 
-METRICS, EARLY_REFUSAL = "metrics", "early_refusal"
+METRICS, EARLY_REFUSAL, PLACES = "metrics", "early_refusal", "places"
 """What connections look for in the lifespan's state."""
 
 
@@ -30,11 +31,13 @@ class EarlyRefusal:
     Args:
         admission: what is let in.
         metrics: where refusals are counted.
+        prefix: where the service is; see `proxies.root_path`.
     """
 
-    def __init__(self, admission: Admission, metrics: Metrics) -> None:
+    def __init__(self, admission: Admission, metrics: Metrics, *, prefix: str) -> None:
         self._admission = admission
         self._metrics = metrics
+        self._prefix = prefix
 
     def refuse(self, path: str, headers: Headers) -> tuple[Problem, dict[str, str]] | None:
         """Refuse a POST.
@@ -47,6 +50,7 @@ class EarlyRefusal:
             The answer and its headers; None where the application is to answer.
         """
         started = time.perf_counter()
+        path = without_prefix(path, self._prefix)
         policy = policy_of(path)
         if not policy.work or (refusal := self._admission.refusal(headers)) is None:
             return None

@@ -9,13 +9,15 @@ import time
 import uuid
 from collections.abc import Mapping, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lavit_deploy.common.errors import LavitError
-from lavit_deploy.serving.errors import NotReadyError, UnexpectedError
+from lavit_deploy.serving.errors import NotReadyError, UnexpectedError, shortage
+from lavit_deploy.serving.http.proxies.forwarded import client_address
 from lavit_deploy.serving.http.route_policy import policy_of
 from lavit_deploy.serving.telemetry.metrics import Metrics
 from lavit_deploy.serving.telemetry.timeline import Timeline
@@ -28,6 +30,9 @@ REQUEST_ID = "X-Request-ID"
 TIMING = "Server-Timing"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:+=-]{1,128}")
 """Ids taken from clients: nothing that could forge a line in a log or a header."""
+
+_SHOWN = "/:@!$&()*+,;~{}[]"
+"""Characters of a path that the log shows as they are: no blank, no quotes, no `=`."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -75,9 +80,8 @@ class RequestLog:
         except asyncio.CancelledError:
             await refuse(NotReadyError("the service stopped before it could answer"))
             raise
-        except Exception:  # noqa: BLE001 - the last place where it can become an answer
-            _log.exception("unexpected while answering", extra={"request_id": request_id})
-            await refuse(UnexpectedError("the service failed on this request; the log says why"))
+        except Exception as error:  # noqa: BLE001 - the last place where it can become an answer
+            await refuse(_explained(error))
         finally:
             self._metrics.in_flight.dec()
             self._conclude(scope, status, timeline, trace)
@@ -113,7 +117,7 @@ class RequestLog:
             logging.DEBUG if quiet else logging.INFO,
             "%s %s %d",
             scope["method"],
-            scope["path"].encode("unicode_escape").decode("ascii")[:200],
+            quote(scope["path"], safe=_SHOWN)[:200],
             status,
             extra={
                 "request_id": state["request_id"],
@@ -121,12 +125,21 @@ class RequestLog:
                 "route": route,
                 "status": status,
                 **{f"{name}_ms": spent for name, spent in timeline.milliseconds().items()},
-                "client": (scope.get("client") or ("-",))[0],
+                "client": client_address(scope.get("client")),
                 **({"reason": reason} if reason else {}),
                 **({"pictures": state["pictures"]} if "pictures" in state else {}),
                 **({"trace_id": timeline.trace_id} if timeline.trace_id else {}),
             },
         )
+
+
+def _explained(error: Exception) -> LavitError:
+    """What a client is told of a fault; the log has the rest, with the request's id."""
+    if (known := shortage(error)) is not None:
+        _log.error("not answered: %s", known)
+        return known
+    _log.error("unexpected while answering", exc_info=error)
+    return UnexpectedError("the service failed on this request; the log says why")
 
 
 def _method(scope: Scope) -> str:

@@ -28,13 +28,15 @@ METHODS = {
     "on_message_complete": (),
     "on_response_complete": (),
     "pause_writing": (),
+    "shutdown": (),
     "timeout_keep_alive_handler": (),
 }
 """Methods of uvicorn's protocol that are called or extended, and what they take."""
 
 ATTRIBUTES = frozenset(
     {
-        *("app_state", "client", "cycle", "expect_100_continue", "flow", "headers", "loop"),
+        *("app_state", "client", "connections", "cycle", "expect_100_continue", "flow", "headers"),
+        "loop",
         *("parser", "pipeline", "server_state", "timeout_keep_alive", "timeout_keep_alive_task"),
         *("transport", "url"),
     }
@@ -42,7 +44,9 @@ ATTRIBUTES = frozenset(
 """What it keeps of a connection and of the request that comes, once one has begun."""
 
 PARTS = {
-    "RequestResponseCycle": ("response_complete", "response_started"),
+    "RequestResponseCycle": (
+        *("disconnected", "keep_alive", "message_event", "response_complete", "response_started"),
+    ),
     "FlowControl": ("write_paused",),
     "ServerState": ("default_headers",),
 }

@@ -13,7 +13,13 @@ from lavit_deploy.serving.batching.batcher import Batcher, BatchLimits
 from lavit_deploy.serving.batching.padding import PaddedSizes
 from lavit_deploy.serving.batching.picture_queue import Inferred, Reservation
 from lavit_deploy.serving.decoding.pool import Decoded, Decoders
-from lavit_deploy.serving.errors import NotReadyError, UnexpectedError, WrongTaskError, kind_of
+from lavit_deploy.serving.errors import (
+    NotReadyError,
+    UnexpectedError,
+    WrongTaskError,
+    kind_of,
+    shortage,
+)
 from lavit_deploy.serving.models.open_models import OpenedModel
 from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
@@ -281,10 +287,18 @@ class Classifier:
     def _failed(self, error: Exception) -> LavitError:
         """Count why a picture was not classified; a fault of ours is told to the log alone."""
         if not isinstance(error, LavitError):
-            _log.error("unexpected while classifying a picture", exc_info=error)
-            error = UnexpectedError("the service failed on this picture; the log says why")
+            error = _explained(error)
         self._errors.error(kind_of(error))
         return error
+
+
+def _explained(error: Exception) -> LavitError:
+    """What a client is told of a fault; the log has the rest, with the request's id."""
+    if (known := shortage(error)) is not None:
+        _log.error("a picture was not classified: %s", known)
+        return known
+    _log.error("unexpected while classifying a picture", exc_info=error)
+    return UnexpectedError("the service failed on this picture; the log says why")
 
 
 async def _infer(pixels: Pixels, reservation: Reservation, stages: PictureTimeline) -> Inferred:

@@ -116,7 +116,7 @@ async function post(file, signal) {
   const form = new FormData();
   form.append("files", file, file.name);
   for (let attempt = 1; ; attempt += 1) {
-    const response = await fetch(`/classify?${chosen()}`, { method: "POST", body: form, headers: credentials(), signal });
+    const response = await fetch(`classify?${chosen()}`, { method: "POST", body: form, headers: credentials(), signal });
     const seconds = Number(response.headers.get("Retry-After"));
     if (response.status !== 503 || !seconds || attempt === TRIES) return { response, answer: await answerOf(response) };
     status.textContent = `The service is busy. Trying again in ${seconds} s…`;
@@ -150,7 +150,7 @@ function conclude(problems, duration) {
 }
 
 async function listModels() {
-  const response = await fetch("/models", { headers: credentials() }).catch(() => null);
+  const response = await fetch("models", { headers: credentials() }).catch(() => null);
   if (response?.status === 401) gate.hidden = false;
   if (!response?.ok) return; // the first picture will say what is wrong
   const { models } = await response.json();

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
@@ -17,9 +18,11 @@ import uvicorn
 
 from lavit_deploy.common.errors import LavitError
 from lavit_deploy.serving.http.app import create_app
+from lavit_deploy.serving.http.proxies.forwarded import trusted
 from lavit_deploy.serving.http.uvicorn_internals import check_uvicorn
 from lavit_deploy.serving.models.open_models import OpenedModel, measure_all, open_models
 from lavit_deploy.serving.models.registry import Registry
+from lavit_deploy.serving.process.abandoned import AbandonedRequests
 from lavit_deploy.serving.process.metrics_files import registry_of_all
 from lavit_deploy.serving.process.signals import take_signals
 from lavit_deploy.serving.process.sockets import listening_socket, url
@@ -31,11 +34,10 @@ from lavit_deploy.serving.telemetry.tracing import Tracing
 
 _log = logging.getLogger("serving")
 _BACKLOG = 2048
-_KEEP_ALIVE = 75
-"""Seconds that an idle connection stays open: longer than the 60 s of common proxies, which
-otherwise send a request just as it is closed."""
 _PUBLISHED = 0.25
 """Seconds between two times that a worker tells the others how it is."""
+_LAST_ANSWERS = 1.0
+"""Seconds that clients have to take answers to requests that were given up."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
@@ -81,14 +83,19 @@ def serve(
             metrics,
             elsewhere=(lambda: None) if place is None else place.reason_elsewhere,
         )
+        app = AbandonedRequests(
+            create_app(registry, settings, metrics, workers=_workers(place), tracing=tracing)
+        )
         config = uvicorn.Config(
-            create_app(registry, settings, metrics, workers=_workers(place), tracing=tracing),
+            app,
             http=Connection,
             ws="none",
             log_config=None,
             access_log=False,  # lavit_deploy.serving.http.request_log writes it, with request ids
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type] # any number
+            proxy_headers=settings.forwarded_allow_ips is not None,
+            forwarded_allow_ips=trusted(settings.forwarded_allow_ips or ()),
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         )
         server = (
@@ -107,7 +114,7 @@ def serve(
         server.run(sockets=[listener])
         if server.failure is not None:
             raise server.failure
-        return 0 if registry.drained else 1
+        return 0 if registry.drained and not app.count else 1
 
 
 def _workers(place: WorkerPlace | None) -> int:
@@ -147,6 +154,15 @@ class Server(uvicorn.Server):
         for task in self._reloading:
             task.cancel()
         await super().shutdown(sockets)
+        await self._hear_out()
+
+    async def _hear_out(self) -> None:
+        """Let clients that were still sending take the answer before the process ends."""
+        until = time.monotonic() + _LAST_ANSWERS
+        while (  # noqa: ASYNC110 - as uvicorn waits for them
+            self.server_state.connections and time.monotonic() < until and not self.force_exit
+        ):
+            await asyncio.sleep(0.02)
 
     async def _ready(self) -> None:
         try:

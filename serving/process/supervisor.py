@@ -19,14 +19,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from lavit_deploy.common import command_line
 from lavit_deploy.common.errors import LavitError, UsageError
 from lavit_deploy.serving.batching.backoff import Backoff
 from lavit_deploy.serving.process.signals import held_signals
 from lavit_deploy.serving.process.sockets import reserved_socket
-from lavit_deploy.serving.process.worker_states import State, WorkerPlace, WorkerStates
+from lavit_deploy.serving.process.worker_states import (
+    State,
+    WorkerPlace,
+    WorkerStates,
+    shared_folder,
+)
 from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry import logs
 
@@ -62,10 +66,10 @@ def supervise(settings: ServiceSettings, *, reread: Callable[[], ServiceSettings
         )
     with (
         reserved_socket(settings.host, settings.port) as reserved,
-        TemporaryDirectory(prefix="lavit-serve-") as folder,
+        shared_folder() as folder,
     ):
         settings = replace(settings, port=reserved.getsockname()[1])
-        return asyncio.run(_Supervisor(settings, reread, Path(folder)).run())
+        return asyncio.run(_Supervisor(settings, reread, folder).run())
 
 
 def work(

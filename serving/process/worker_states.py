@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from multiprocessing.context import SpawnContext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from lavit_deploy.common.errors import UsageError
+
+_MEMORY = "/dev/shm"  # noqa: S108 - Linux's shared memory; there is a folder of our own in it
+
+
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    """A folder for the files that workers share, removed at the end.
+
+    A container with a read-only root often has no folder for temporary files: then it is in
+    shared memory.
+
+    Raises:
+        UsageError: no such folder can be written.
+    """
+    with _temporary_folder() as name:
+        yield Path(name)
+
+
+def _temporary_folder() -> TemporaryDirectory[str]:
+    for parent in (None, _MEMORY):
+        try:
+            return TemporaryDirectory(prefix="lavit-serve-", dir=parent)
+        except OSError:
+            continue
+    raise UsageError(
+        f"--workers needs a folder for the files that they share: neither {_MEMORY} nor a folder "
+        "for temporary files can be written; mount one at /tmp, or name one in TMPDIR"
+    )
 
 
 class State(IntEnum):
@@ -35,12 +67,19 @@ class WorkerStates:
 
     @classmethod
     def make(cls, context: SpawnContext, workers: int) -> WorkerStates:
-        """Places that are empty, for processes that the context starts."""
-        return cls(
-            context.RawArray("b", workers),
-            context.RawArray("i", workers + 1),
-            context.RawArray("I", workers),
-        )
+        """Places that are empty, for processes that the context starts.
+
+        Raises:
+            UsageError: there is no shared memory.
+        """
+        try:
+            return cls(
+                context.RawArray("b", workers),
+                context.RawArray("i", workers + 1),
+                context.RawArray("I", workers),
+            )
+        except OSError as error:
+            raise UsageError(f"--workers needs shared memory in {_MEMORY}: {error}") from None
 
     def state(self, number: int) -> State:
         """Of worker `number`, counted from 1."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,11 @@ class ServiceSettings:
         models: more of them with names and versions of the operator's.
         host: address to listen on.
         port: TCP port; 0 lets the system choose a free one.
+        root_path: path under which a proxy shows the service, without a slash at its end; empty:
+            the root.
+        forwarded_allow_ips: addresses and networks of proxies that are believed whose requests
+            they pass on, or "*"; None: nobody is.
+        keep_alive_seconds: longest time that a connection stays open between requests.
         artifact: name of the artifact to serve, or "auto" for the fastest that passed parity.
         runtime: name of the runtime to use, or "auto" for whichever is fastest.
         agreement: smallest top-1 agreement with the float32 model that is accepted, 0 to 1.
@@ -67,6 +73,9 @@ class ServiceSettings:
     models: tuple[ModelSource, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000
+    root_path: str = ""
+    forwarded_allow_ips: tuple[str, ...] | None = None
+    keep_alive_seconds: float = 75.0
     artifact: str = "auto"
     runtime: str = "auto"
     agreement: float = 0.99
@@ -150,6 +159,7 @@ class ServiceSettings:
             "--request-seconds": self.request_seconds,
             "--upload-seconds": self.upload_seconds,
             "--drain-seconds": self.drain_seconds,
+            "--keep-alive-seconds": self.keep_alive_seconds,
         }
         for option, value in positive.items():
             if value is not None and not 0 < value < float("inf"):
@@ -190,6 +200,17 @@ class ServiceSettings:
                 )
 
     def _check_addresses(self) -> None:
+        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", self.root_path):
+            raise UsageError(
+                f"--root-path must be like /lavit, given {self.root_path!r}: letters, digits, "
+                "'.', '_', '~' and '-', and no slash at its end"
+            )
+        for address in self.forwarded_allow_ips or ():
+            if address != "*" and (fault := _network_fault(address)):
+                raise UsageError(
+                    "--forwarded-allow-ips must be addresses or networks such as 10.0.0.0/8, "
+                    f"or *, given {address!r}{fault}"
+                )
         endpoint = self.otlp_endpoint
         if endpoint is not None and not re.fullmatch(r"https?://[^/\s]+\S*", endpoint):
             raise UsageError(
@@ -200,3 +221,12 @@ class ServiceSettings:
                 raise UsageError(
                     f"--cors-origins must be like https://example.org, given {origin!r}"
                 )
+
+
+def _network_fault(text: str) -> str:
+    """What is wrong with an address or a network; empty: nothing."""
+    try:
+        ip_network(text)
+    except ValueError as error:
+        return f": {error}"
+    return ""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
+from textwrap import indent
 
 from lavit_deploy.serving.settings.settings import LogFormat
 from lavit_deploy.serving.telemetry.timeline import Timeline
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
 """What every record has; anything else was added by the call and belongs in the line."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/+@%,;~*(){}\[\]<>|-]+")
+"""Values that need no quotes in a line."""
 
 
 def configure(log_format: LogFormat, *, worker: int | None = None) -> None:
@@ -84,14 +89,29 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class TextLines(logging.Formatter):
-    """`time LEVEL message key=value ...`, tracebacks below."""
+    """`time LEVEL message key=value ...`, tracebacks below, set in.
+
+    Whatever a value or a message holds, it begins neither a line nor another value.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        extra = "".join(f" {key}={value}" for key, value in _extra(record).items())
-        line = f"{_time(record)} {record.levelname} {record.getMessage()}{extra}"
+        extra = "".join(f" {key}={_value(value)}" for key, value in _extra(record).items())
+        line = f"{_time(record)} {record.levelname} {_printable(record.getMessage())}{extra}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + indent(self.formatException(record.exc_info), "  ", bool)
         return line
+
+
+def _value(value: object) -> str:
+    """As logfmt has it: in quotes where there is anything but letters, digits and some marks."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 class JsonLines(logging.Formatter):

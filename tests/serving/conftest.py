@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -160,15 +161,18 @@ def write_bundle(tmp_path):
     """
 
     def write(name="colours", *, passed=True, folder="colours.bundle", checkpoint="0123456789ab"):
-        path = tmp_path / folder
-        path.mkdir(exist_ok=True)
-        file = path / "model.onnx"
-        mean_colour_graph(file)
-        manifest = manifest_of(artifact_of(file, passed=passed), name=name, checkpoint=checkpoint)
-        Bundle.write_manifest(path, manifest)
-        return path
+        return bundle_in(tmp_path / folder, name, passed=passed, checkpoint=checkpoint)
 
     return write
+
+
+def bundle_in(path, name="colours", *, passed=True, checkpoint="0123456789ab"):
+    path.mkdir(exist_ok=True)
+    file = path / "model.onnx"
+    mean_colour_graph(file)
+    manifest = manifest_of(artifact_of(file, passed=passed), name=name, checkpoint=checkpoint)
+    Bundle.write_manifest(path, manifest)
+    return path
 
 
 @pytest.fixture
@@ -303,10 +307,14 @@ class Served:
     def expect_message(self, start):
         """The next line whose message begins like this."""
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
-            message = json.loads(line)["message"] if line.startswith("{") else ""
-            if message.startswith(start):
-                return message
+            self.last = json.loads(line) if line.startswith("{") else {"message": ""}
+            if self.last["message"].startswith(start):
+                return self.last["message"]
         raise AssertionError(f"it ended before it said {start!r}")
+
+    def rest(self):
+        """All lines until it ends that nobody has asked for."""
+        return "".join(iter(partial(self._lines.get, timeout=PATIENCE), None))
 
     def tell(self):
         """Write a line to its standard input."""
@@ -321,16 +329,31 @@ class Served:
 @pytest.fixture
 def serve():
     """Starts `lavit-serve` on a bundle and waits until it says that it is ready."""
+    with serving() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_server(tmp_path_factory):
+    """One `lavit-serve` for all tests of a module that leave it as it was."""
+    with serving() as start:
+        yield start(bundle_in(tmp_path_factory.mktemp("served") / "colours.bundle"))
+
+
+@contextlib.contextmanager
+def serving():
     started = []
 
     def start(bundle, *options, code="from lavit_deploy.serving.cli import entry; entry()"):
         started.append(Served(code, bundle, *options))
         return started[-1]
 
-    yield start
-    for server in started:
-        server.process.kill()
-        server.process.wait()
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.process.kill()
+            server.process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -40,11 +40,12 @@ def add_docs(app: FastAPI) -> None:
         app.mount(DOCS_ASSETS, StaticFiles(directory=folder), name="docs-assets")
 
     page = get_swagger_ui_html(
-        openapi_url=app.openapi_url or "",
+        # Relative, so that they hold under any prefix.
+        openapi_url="openapi.json",
         title=f"{app.title}: HTTP API",
-        swagger_js_url=f"{DOCS_ASSETS}/{_SCRIPT}",
-        swagger_css_url=f"{DOCS_ASSETS}/{_STYLE}",
-        swagger_favicon_url="/page/icon.svg",
+        swagger_js_url=f"{DOCS_ASSETS[1:]}/{_SCRIPT}",
+        swagger_css_url=f"{DOCS_ASSETS[1:]}/{_STYLE}",
+        swagger_favicon_url="page/icon.svg",
     )
     html = bytes(page.body)
     policy = _policy(html.decode())
@@ -81,6 +82,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         description=app.description,
         routes=app.routes,
         tags=app.openapi_tags,
+        servers=app.servers,
     )
     schemas = schema["components"]["schemas"]
     _drop_unused(schema)

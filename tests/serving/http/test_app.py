@@ -1,5 +1,8 @@
 """The whole application: problems for whatever goes wrong, and rules for other origins."""
 
+import errno
+from unittest.mock import AsyncMock
+
 import pytest
 
 ORIGIN = "https://shop.example"
@@ -46,6 +49,33 @@ def test_an_unexpected_fault_is_a_problem_without_internals(client, monkeypatch,
     assert "ZeroDivisionError" in caplog.text
 
 
+def without_descriptors():
+    """What a lazy import makes of it."""
+    error = KeyError("a module")
+    error.__context__ = OSError(errno.EMFILE, "Too many open files")
+    raise error
+
+
+def test_without_descriptors_it_is_busy_and_no_traceback_says_so(
+    make_client, runtime, picture, monkeypatch, caplog
+):
+    client = make_client(runtime)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            type(client.registry), "unready_reason", property(lambda _: without_descriptors())
+        )
+        unready = client.get("/readyz")
+    monkeypatch.setattr(
+        client.classifier._decoders, "decode", AsyncMock(side_effect=OSError(errno.ENFILE, "none"))
+    )
+    for response in (unready, classify(client, picture())):
+        assert response.status_code == 503
+        assert response.json()["type"] == "urn:lavit:problem:overloaded"
+        assert "ulimit -n" in response.json()["detail"]
+    assert "no file descriptor is left" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 def test_other_origins_are_shut_out_by_default(client, picture):
     response = classify(client, picture(), Origin=ORIGIN)
     assert "access-control-allow-origin" not in response.headers
@@ -76,5 +106,25 @@ def test_an_origin_that_is_named_may_call_and_others_may_not(
     refused = classify(client, picture(), Origin=ORIGIN)
     assert refused.status_code == 401
     assert refused.headers["access-control-allow-origin"] == ORIGIN  # so that a page can read it
-    other = client.options("/classify", headers={"Origin": "https://evil.example", **ask})
-    assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_preflight_that_is_refused_is_a_problem(make_client, runtime):
+    client = make_client(runtime, cors_origins=(ORIGIN,))
+    for origin, method, headers, wrong in (
+        ("https://evil.example", "POST", "content-type", "origin"),
+        (ORIGIN, "DELETE", "content-type", "method"),
+        (ORIGIN, "POST", "x-secret", "headers"),
+    ):
+        ask = {
+            "Origin": origin,
+            "Access-Control-Request-Method": method,
+            "Access-Control-Request-Headers": headers,
+        }
+        refused = client.options("/classify", headers=ask)
+        assert refused.status_code == 400
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["type"] == "urn:lavit:problem:cross-origin"
+        assert wrong in refused.json()["detail"]
+        assert "access-control-allow-origin" not in refused.headers
+        assert "Origin" in refused.headers["vary"]
+        assert refused.headers["x-request-id"]

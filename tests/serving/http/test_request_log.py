@@ -80,3 +80,20 @@ def test_a_request_id_comes_back_and_stands_in_the_answer_and_the_log(client, pi
 def test_a_request_id_that_could_forge_a_log_line_is_replaced(client, forged):
     response = client.get("/healthz", headers={"X-Request-ID": forged.encode()})
     assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/x%20200%20status=200", "/x%20200%20status%3D200"),
+        ("/x%0a2026-01-01%20INFO%20forged", "/x%0A2026-01-01%20INFO%20forged"),
+        ("/x%22%20client%3D%221.2.3.4%22", "/x%22%20client%3D%221.2.3.4%22"),
+        ("/%E2%80%A8x%1b[31m", "/%E2%80%A8x%1B[31m"),
+        ("/v2/models/a:b(1)/ready", "/v2/models/a:b(1)/ready"),
+    ],
+)
+def test_a_path_forges_no_line_and_no_field(client, caplog, path, shown):
+    caplog.set_level(logging.INFO, logger="serving")
+    assert client.get(path).status_code == 404
+    (record,) = [item for item in caplog.records if item.name == "serving.requests"]
+    assert record.getMessage() == f"GET {shown} 404"

@@ -133,6 +133,73 @@ def test_a_runtime_that_hangs_is_abandoned_after_the_limit_with_an_answer(
     assert response.status == 503
     assert response.headers["content-type"] == "application/problem+json"
     assert server.process.wait(PATIENCE) == 1
+    assert "Traceback" not in server.rest()
+
+
+def begin_upload(port):
+    """A client whose body does not come."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    client.sendall(
+        b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        b"Content-Length: 3000000\r\n\r\nabc"
+    )
+    return client
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2", "--threads", "2")])
+def test_uploads_that_do_not_end_are_abandoned_with_an_answer_and_exit_code_1(
+    serve, bundle_path, options
+):
+    server = serve(bundle_path, "--drain-seconds", "1", *options)
+    clients = [begin_upload(server.port) for _ in range(6)]
+    resting = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    server.process.send_signal(signal.SIGTERM)
+    assert resting.recv(1) == b""
+    for client in clients:
+        assert client.recv(12) == b"HTTP/1.1 503"
+        client.sendall(b"x" * 1_000_000)  # nobody was reset
+        client.close()
+    assert server.process.wait(PATIENCE) == 1
+    said = server.rest()
+    assert "Traceback" not in said
+    assert "Exception" not in said
+    resting.close()
+
+
+def test_an_upload_that_ends_in_time_is_answered_and_the_exit_code_is_0(
+    serve, bundle_path, picture
+):
+    server = serve(bundle_path)
+    body = picture()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+        client.sendall(
+            b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+        while b"lavit_requests_in_flight 2.0" not in metrics_of(server):
+            pass
+        server.process.send_signal(signal.SIGTERM)
+        wait_until_closed(server.port)
+        client.sendall(body)
+        assert client.recv(12) == b"HTTP/1.1 200"
+    assert server.process.wait(PATIENCE) == 0
+
+
+def metrics_of(server):
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=PATIENCE) as response:  # noqa: S310 - always http
+        return response.read()
+
+
+def test_a_second_ctrl_c_abandons_at_once(serve, bundle_path, picture):
+    server = serve(bundle_path, code=SLOW)
+    connection = send(server, picture())
+    server.expect("entered")
+    server.process.send_signal(signal.SIGINT)
+    wait_until_closed(server.port)
+    server.process.send_signal(signal.SIGINT)
+    assert connection.getresponse().status == 503
+    assert server.process.wait(PATIENCE) == 1
+    assert "Traceback" not in server.rest()
 
 
 def wait_until_closed(port):

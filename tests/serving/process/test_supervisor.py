@@ -217,6 +217,17 @@ def test_a_reload_that_cannot_be_read_leaves_every_worker_as_it_is(serve, tmp_pa
     assert server.stop() == 0
 
 
+def test_workers_need_no_folder_for_temporary_files(serve, bundle_path, picture):
+    without = (
+        "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/nowhere']\n"
+        "from lavit_deploy.serving.cli import entry; entry()"
+    )
+    server = serve(bundle_path, *TWO, code=without)
+    assert classify(server, picture())[0] == 200
+    eventually(lambda: answered(scrape(server)) == 1)
+    assert server.stop() == 0
+
+
 def test_workers_end_when_their_supervisor_is_killed(serve, bundle_path):
     server = serve(bundle_path, *TWO)
     workers = workers_of(server)

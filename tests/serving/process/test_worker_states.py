@@ -1,9 +1,18 @@
 import multiprocessing
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from lavit_deploy.serving.process.worker_states import State, WorkerPlace, WorkerStates
+from lavit_deploy.common.errors import UsageError
+from lavit_deploy.serving.process import worker_states
+from lavit_deploy.serving.process.worker_states import (
+    State,
+    WorkerPlace,
+    WorkerStates,
+    shared_folder,
+)
 
 WARMING, BROKEN = "worker 2 of 3 is warming up", "worker 2 of 3 is not ready; its log says why"
 
@@ -38,3 +47,35 @@ def test_the_states_count_who_takes_requests_and_know_all_processes():
     states.set_state(3, State.BROKEN)
     states.pids[0], states.pids[-1] = 12, 34
     assert (states.workers, states.ready, list(states.processes())) == (3, 1, [12, 34])
+
+
+def test_what_workers_share_lies_among_temporary_files_and_is_removed():
+    with shared_folder() as folder:
+        assert folder.parent == Path(tempfile.gettempdir())
+        (folder / "file").touch()
+    assert not folder.exists()
+
+
+def test_without_such_a_folder_it_lies_in_shared_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr(worker_states, "_MEMORY", str(tmp_path))
+    with shared_folder() as folder:
+        assert folder.parent == tmp_path
+
+
+def test_where_neither_can_be_written_it_says_what_would_help(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr(worker_states, "_MEMORY", str(tmp_path / "none"))
+    with (
+        pytest.raises(UsageError, match=r"mount one at /tmp, or name one in TMPDIR"),
+        shared_folder(),
+    ):
+        pass
+
+
+def test_without_shared_memory_it_says_so():
+    def fail(*_):
+        raise PermissionError("read-only")
+
+    with pytest.raises(UsageError, match="needs shared memory in /dev/shm: read-only"):
+        WorkerStates.make(SimpleNamespace(RawArray=fail), 2)

@@ -8,6 +8,8 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
+PREFIX = "/deep/lavit"
+
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -33,8 +35,11 @@ def chromium():
 
 
 @pytest.fixture
-def server(serve, bundle_path):
-    return serve(bundle_path)
+def server(serve, bundle_path, request):
+    return serve(bundle_path, *getattr(request, "param", ()))
+
+
+below_a_prefix = pytest.mark.parametrize("server", [("--root-path", PREFIX)], indirect=True)
 
 
 @pytest.fixture
@@ -347,6 +352,33 @@ def test_a_service_with_keys_asks_for_one_and_goes_on_with_the_pictures(
 def test_the_documentation_renders_without_a_network(visit):
     page = visit("/docs")
     page.get_by_text("Classify one or several pictures").wait_for()
+
+
+@below_a_prefix
+@pytest.mark.parametrize("path", [PREFIX, f"{PREFIX}/"])
+def test_below_a_prefix_the_page_stays_there(visit, picture, path):
+    page = visit(path)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_input_files("#files", upload("sea.png", picture((0, 80, 255))))
+    page.locator(".bar").first.wait_for()
+    assert labels(page.locator(".card"))[0] == "blue"
+    assert [url for url in asked if "/classify" in url]
+    assert all(f"{PREFIX}/" in url for url in asked if not url.startswith("blob:"))
+    page.get_by_text("HTTP API").click()
+    page.get_by_text("Classify one or several pictures").wait_for()
+    assert page.url.endswith(f"{PREFIX}/docs")
+
+
+@below_a_prefix
+def test_below_a_prefix_the_documentation_asks_there(visit):
+    page = visit(f"{PREFIX}/docs")
+    operation = page.locator(".opblock-get", has_text="Is the process alive?")
+    operation.locator(".opblock-summary").click()
+    operation.get_by_text("Try it out").click()
+    operation.get_by_text("Execute").click()
+    assert operation.locator(".request-url").inner_text().strip().endswith(f"{PREFIX}/healthz")
+    operation.locator(".live-responses-table").get_by_text("200").wait_for()
 
 
 @pytest.mark.parametrize(("status", "why"), [(413, "of this size"), (502, "could not reach")])

@@ -1,0 +1,1 @@
+"""What stands between clients and the service: prefixes of paths, addresses that are forwarded."""
