@@ -11,7 +11,23 @@ def tiny_bundle(tiny_checkpoint_file, tmp_path_factory):
     """The bundle that `lavit-export --fp16` writes for the tiny model."""
     out = tmp_path_factory.mktemp("export") / "tiny.bundle"
     code = main(
-        ["--ckpt", str(tiny_checkpoint_file), "--fp16", "--out", str(out), "--batch", "1", "4", "8"]
+        [
+            "--ckpt",
+            str(tiny_checkpoint_file),
+            "--fp16",
+            "--out",
+            str(out),
+            "--batch",
+            "1",
+            "4",
+            "16",
+        ]
     )
     assert code == 0
     return Bundle.open(out)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Leave out the measurement of latency and memory, for tests that look at neither."""
+    monkeypatch.setattr("lavit_deploy.export.pipeline.measure", lambda bundle, **_options: bundle)

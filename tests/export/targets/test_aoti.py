@@ -26,12 +26,12 @@ pytestmark = pytest.mark.slow
 
 
 def bundle_of(checkpoint, folder, *options):
-    """A bundle whose package takes batches of 1 to 8."""
+    """A bundle whose package takes batches of 1 to 16."""
     if shutil.which("g++") is None:
         pytest.skip("AOTInductor needs a C++ compiler")
     out = folder / "tiny.bundle"
     arguments = ["--ckpt", str(checkpoint), "--target", "aoti", "--device", "cpu", *options]
-    assert main([*arguments, "--batch", "1", "2", "8", "--out", str(out)]) == 0
+    assert main([*arguments, "--batch", "1", "2", "16", "--out", str(out)]) == 0
     return Bundle.open(out)
 
 
