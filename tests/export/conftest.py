@@ -3,7 +3,14 @@ import pytest
 from graph_store import ask_the_exporter, graph_store  # noqa: F401 - fixtures
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.export.cli import main
-from tiny_models import seeded, tiny_checkpoint, tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
+from tiny_models import (  # noqa: F401 - fixtures
+    seeded,
+    shallow_checkpoint_file,
+    tiny_checkpoint,
+    tiny_checkpoint_file,
+    tiny_model,
+    tiny_preprocess,
+)
 
 
 @pytest.fixture(scope="session")
