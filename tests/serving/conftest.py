@@ -5,20 +5,21 @@ import io
 import json
 import math
 import queue
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from fastapi.testclient import TestClient
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+import mean_colour
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.open import open_artifact
 from lavit_deploy.bundle.selection import Criteria, Selection, select
@@ -41,9 +42,9 @@ from lavit_deploy.serving.models.registry import Registry
 from lavit_deploy.serving.settings.model_source import ModelKey, ModelSource
 from lavit_deploy.serving.settings.settings import ServiceSettings
 from lavit_deploy.serving.telemetry.metrics import Metrics
+from mean_colour import SCALE
 
 CLASSES = ("red", "green", "blue")
-SCALE = 10.0  # logit of a class whose colour fills the picture
 PATIENCE = 30.0  # seconds until a wait counts as a hang; nothing here takes that long
 
 
@@ -68,28 +69,6 @@ def picture():
         return buffer.getvalue()
 
     return encode
-
-
-def mean_colour_graph(path):
-    """logits [B, 3] = SCALE / 255 * mean over H and W of uint8 [B, 64, 64, 3]."""
-    nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
-        helper.make_node("Mul", ["means", "scale"], ["logits"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "mean_colour",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", 64, 64, 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", 3])],
-        [
-            numpy_helper.from_array(np.array([1, 2], dtype=np.int64), "axes"),
-            numpy_helper.from_array(np.float32(SCALE / 255), "scale"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
 
 
 def parity(*, passed=True):
@@ -160,15 +139,18 @@ def write_bundle(tmp_path):
     """
 
     def write(name="colours", *, passed=True, folder="colours.bundle", checkpoint="0123456789ab"):
-        path = tmp_path / folder
-        path.mkdir(exist_ok=True)
-        file = path / "model.onnx"
-        mean_colour_graph(file)
-        manifest = manifest_of(artifact_of(file, passed=passed), name=name, checkpoint=checkpoint)
-        Bundle.write_manifest(path, manifest)
-        return path
+        return bundle_in(tmp_path / folder, name, passed=passed, checkpoint=checkpoint)
 
     return write
+
+
+def bundle_in(path, name="colours", *, passed=True, checkpoint="0123456789ab"):
+    path.mkdir(exist_ok=True)
+    file = path / "model.onnx"
+    shutil.copyfile(mean_colour.FILE, file)
+    manifest = manifest_of(artifact_of(file, passed=passed), name=name, checkpoint=checkpoint)
+    Bundle.write_manifest(path, manifest)
+    return path
 
 
 @pytest.fixture
@@ -303,10 +285,14 @@ class Served:
     def expect_message(self, start):
         """The next line whose message begins like this."""
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
-            message = json.loads(line)["message"] if line.startswith("{") else ""
-            if message.startswith(start):
-                return message
+            self.last = json.loads(line) if line.startswith("{") else {"message": ""}
+            if self.last["message"].startswith(start):
+                return self.last["message"]
         raise AssertionError(f"it ended before it said {start!r}")
+
+    def rest(self):
+        """All lines until it ends that nobody has asked for."""
+        return "".join(iter(partial(self._lines.get, timeout=PATIENCE), None))
 
     def tell(self):
         """Write a line to its standard input."""
@@ -321,16 +307,31 @@ class Served:
 @pytest.fixture
 def serve():
     """Starts `lavit-serve` on a bundle and waits until it says that it is ready."""
+    with serving() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_server(tmp_path_factory):
+    """One `lavit-serve` for all tests of a module that leave it as it was."""
+    with serving() as start:
+        yield start(bundle_in(tmp_path_factory.mktemp("served") / "colours.bundle"))
+
+
+@contextlib.contextmanager
+def serving():
     started = []
 
     def start(bundle, *options, code="from lavit_deploy.serving.cli import entry; entry()"):
         started.append(Served(code, bundle, *options))
         return started[-1]
 
-    yield start
-    for server in started:
-        server.process.kill()
-        server.process.wait()
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.process.kill()
+            server.process.wait()
 
 
 @pytest.fixture(scope="session")
