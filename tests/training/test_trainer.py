@@ -44,6 +44,7 @@ def assert_identical(one, other, path=""):
         assert one == other, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "precision"),
     [
