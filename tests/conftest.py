@@ -2,6 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# Hypothesis takes an example of more than 0.2 s for a fault; on a busy machine any may take that.
+settings.register_profile("any-machine", settings(), deadline=None)
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ OF_SEVERAL_MODULES = {
     "test_commands.py",
     "test_docs.py",
     "test_graph_store.py",
+    "test_mean_colour.py",
     "test_packaging.py",
     "test_public_names.py",
     "test_raw_client.py",

@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tiny_models import tiny_checkpoint_file, tiny_model, tiny_preprocess  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +30,24 @@ def run(name, folder, *arguments):
     )
 
 
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """What a program says that refuses to begin, run in this process: PyTorch is loaded here."""
+
+    def said(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+        assert ended.value.code == 2
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
+        assert not list(tmp_path.iterdir())
+        return captured.err
+
+    return said
+
+
 def need(*modules):
     for module in modules:
         if importlib.util.find_spec(module) is None:
@@ -34,7 +55,13 @@ def need(*modules):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-@pytest.mark.parametrize("name", ["gpu_check", "gpu_inference", "la_kernel"])
+def test_without_a_gpu_the_check_says_so(refused):
+    need("transformers")
+    assert refused("gpu_check") == "error: no NVIDIA GPU here (nvidia-smi finds none)\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("name", ["gpu_inference", "la_kernel"])
 def test_without_a_gpu_one_line_says_so(name, tmp_path):
     need("transformers")
     ran = run(name, tmp_path)
@@ -46,41 +73,34 @@ def test_without_a_gpu_one_line_says_so(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "message"),
+    ("arguments", "message"),
     [
-        ("gpu_check", ["--device", "cpu"], "it is for --smoke, a trial of this program"),
-        ("gpu_check", ["--device", "cpu", "--smoke", "--plugin", "no.so"], "make plugin builds it"),
-        ("la_kernel", ["--device", "cpu"], "--device cpu is for --smoke alone"),
+        (["--device", "cpu"], "it is for --smoke, a trial of this program"),
+        (["--device", "cpu", "--smoke", "--plugin", "no.so"], "make plugin builds it"),
     ],
 )
-def test_what_makes_no_sense_is_refused(name, arguments, message, tmp_path):
-    ran = run(name, tmp_path, *arguments)
+def test_what_makes_no_sense_is_refused(arguments, message, refused):
+    assert message in refused("gpu_check", *arguments)
+
+
+def test_the_interpreter_is_for_a_trial_alone(tmp_path):
+    ran = run("la_kernel", tmp_path, "--device", "cpu")
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
-    assert message in ran.stderr
+    assert "--device cpu is for --smoke alone" in ran.stderr
 
 
-def test_the_kernels_benchmark_runs_to_its_end(tmp_path):
+def test_tiles_are_tried_for_as_long_as_there_is_time(tmp_path):
     need("triton")
-    ran = run("la_kernel", tmp_path, "--device", "cpu", "--smoke", "--out", "new/kernel.json")
-    assert ran.returncode == 0, ran.stderr
-    (row,) = json.loads((tmp_path / "new" / "kernel.json").read_text())["rows"]
-    assert set(row["milliseconds"]) == {
-        "eager",
-        "torch.compile(max-autotune)",
-        "scaled_dot_product_attention",
-        "kernel",
-    }
-    # Half precision: 2^-10 of a score, and the interpreter's products are no worse.
-    assert max(row["error"].values()) < 5e-3
     ran = run("la_kernel", tmp_path, "--device", "cpu", "--smoke", "--tune", "--minutes", "0")
     assert ran.returncode == 0, ran.stderr
     assert "0 other tiles tried, 144 not for lack of time" in ran.stdout
 
 
-def test_the_check_runs_to_its_end_and_reports_every_step(tmp_path):
+def test_the_check_runs_to_its_end_and_reports_every_step(tiny_checkpoint_file, tmp_path):
     """It runs the two benchmarks too; of the ways, those that compile nothing."""
     need("triton", "transformers")
-    ran = run("gpu_check", tmp_path, "--device", "cpu", "--smoke", "--out", "check")
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--device", "cpu", "--smoke"]
+    ran = run("gpu_check", tmp_path, *arguments, "--out", "check")
     report = json.loads((tmp_path / "check" / "report.json").read_text())
     assert [(item["name"], item["detail"]) for item in report["checks"] if not item["passed"]] == []
     assert ran.returncode == 0, ran.stderr
@@ -96,3 +116,12 @@ def test_the_check_runs_to_its_end_and_reports_every_step(tmp_path):
     (row,) = models["rows"]
     assert set(row["ms"]) == {"eager", "onnxruntime"}
     assert not row["failed"]
+    (kernel,) = json.loads((tmp_path / "check" / "la_kernel.json").read_text())["rows"]
+    assert set(kernel["milliseconds"]) == {
+        "eager",
+        "torch.compile(max-autotune)",
+        "scaled_dot_product_attention",
+        "kernel",
+    }
+    # Half precision: 2^-10 of a score, and the interpreter's products are no worse.
+    assert max(kernel["error"].values()) < 5e-3

@@ -24,12 +24,12 @@ def test_python_and_the_command_line_write_the_same_artifacts(tiny_checkpoint_fi
         tmp_path / "python",
         targets="onnx",
         half="fp16",
-        batch=(1, 2, 4),
+        batch=(1, 2, 16),
         classes=classes,
         progress=steps.append,
     )
     arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(tmp_path / "line")]
-    arguments += ["--target", "onnx", "--fp16", "--batch", "1", "2", "4"]
+    arguments += ["--target", "onnx", "--fp16", "--batch", "1", "2", "16"]
     assert main([*arguments, "--classes", str(tmp_path / "names.txt")]) == 0
     typed = type(made).open(tmp_path / "line").manifest
     assert hashes(made.manifest) == hashes(typed)

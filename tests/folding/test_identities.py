@@ -45,6 +45,7 @@ def test_every_rewrite_is_an_identity_on_its_own(support, small_model, rewrite):
     assert support.relative_difference(small_model, folded, pictures) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize(
     ("class_token", "residual"),

@@ -1,6 +1,9 @@
 """Run kernels under Triton's interpreter, with the rounding of tensor cores added to it.
 
-    TRITON_INTERPRET=1 python interpreted.py CASES.pt RESULTS.pt
+    TRITON_INTERPRET=1 python interpreted.py
+
+Each line of its input names a file of cases and one for their results, with a tab between them; the
+name of the results is printed when they are there.
 
 The interpreter multiplies float32 as it is and misreads bfloat16. Here products are what an NVIDIA
 GPU computes: TF32 keeps 10 bits of a significand and drops the rest, "tf32x3" and "bf16x3" split a
@@ -12,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -59,9 +61,11 @@ def main() -> None:
     builder = interpreter.interpreter_builder
     allowed = (*builder.options.allowed_dot_input_precisions, "bf16x3")
     builder.options = dataclasses.replace(builder.options, allowed_dot_input_precisions=allowed)
-    cases, results = Path(sys.argv[1]), Path(sys.argv[2])
-    made = [KERNELS[name](*given, **options) for name, given, options in torch.load(cases)]
-    torch.save(made, results)
+    for line in sys.stdin:
+        cases, results = line.rstrip("\n").split("\t")
+        made = [KERNELS[name](*given, **options) for name, given, options in torch.load(cases)]
+        torch.save(made, results)
+        print(results, flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def stages_of_presets():
 
 ODD = [
     Shape(2, 3, 1, 1, 1),
-    Shape(1, 2, 197, 197, 64),
+    Shape(1, 1, 197, 197, 64),
     Shape(2, 1, 65, 64, 64),
     Shape(1, 2, 64, 65, 33),
     Shape(1, 1, 31, 257, 80),
@@ -109,22 +109,31 @@ def magnitude(scores, queries, keys, constant, values):
 CASES = [
     *((name, shape, 1.0) for shape in ODD for name in TYPES),
     *(("float16", shape, scale) for shape in ODD for scale in (1e-3, 30.0)),
-    # Large ones take the interpreter seconds.
     *(("float16", shape, 1.0) for shape in stages_of_presets()),
     *((name, shape, 1.0) for shape in stages_of_presets() if shape.tokens < 200 for name in TYPES),
 ]
+INTERPRETED = [case for case in CASES if case[1].tokens < 1000]
+"""The interpreter would take a third of a minute for the first stage alone, where no preset has
+less-attention. Its blocks are those of the second, fewer times; a GPU runs both."""
+
+
+def test_the_stage_that_is_not_interpreted_runs_the_tile_of_the_next_one():
+    (first,) = {shape for _, shape, _ in CASES} - {shape for _, shape, _ in INTERPRETED}
+    second = first._replace(tokens=784)
+    assert second in {shape for _, shape, _ in INTERPRETED}
+    assert tile_for(first.tokens, first.keys, "half") == tile_for(784, first.keys, "half")
 
 
 @pytest.fixture(scope="module")
 def kernel_results(interpret):
     calls = [
         ("less_attention", operands(shape, TYPES[name], scale=scale), {"with_scores": True})
-        for name, shape, scale in CASES
+        for name, shape, scale in INTERPRETED
     ]
-    return dict(zip(CASES, interpret(calls), strict=True))
+    return dict(zip(INTERPRETED, interpret(calls), strict=True))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", INTERPRETED, ids=str)
 def test_the_kernel_computes_what_float64_does(kernel_results, case):
     name, shape, scale = case
     given_operands = operands(shape, TYPES[name], scale=scale)

@@ -4,84 +4,10 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
+from lavit_configs import configs
 from lavit_deploy.common.errors import ConfigError
-from lavit_deploy.model.config import (
-    PRESETS,
-    LaViTConfig,
-    lavit_b,
-    lavit_micro,
-    lavit_s,
-    lavit_t,
-    preset,
-)
-from lavit_deploy.model.counts import PARTS, multiply_adds, parameter_count
-from lavit_deploy.model.lavit import LaViT
-
-
-def configs():
-    """Valid configurations of many shapes, the residual only where the key grids agree."""
-
-    @st.composite
-    def build(draw):
-        rows, columns = draw(st.integers(1, 2)), draw(st.integers(1, 2))
-        depths = tuple(draw(st.integers(1, 3)) for _ in range(4))
-        heads = tuple(draw(st.integers(1, 3)) for _ in range(4))
-        starts = tuple(draw(st.sampled_from([0, *range(2, depth + 1)])) for depth in depths)
-        return LaViTConfig(
-            image_size=(32 * rows, 32 * columns),
-            in_channels=draw(st.integers(1, 4)),
-            num_classes=draw(st.integers(1, 5)),
-            depths=depths,
-            dims=tuple(4 * count for count in heads),
-            heads=heads,
-            mlp_ratios=tuple(draw(st.integers(1, 3)) for _ in range(4)),
-            sr_ratios=(8, 4, 2, 1),
-            la_start=starts,
-            attention_residual=draw(st.booleans()),
-            class_token=draw(st.booleans()),
-        )
-
-    return build()
-
-
-@given(configs())
-def test_the_closed_form_counts_the_parameters_of_any_model(config):
-    counted = sum(value.numel() for value in LaViT(config).parameters())
-    assert sum(parameter_count(config).values()) == counted
-
-
-@pytest.mark.parametrize("make", PRESETS.values())
-@pytest.mark.parametrize("class_token", [False, True])
-def test_the_closed_form_counts_the_parameters_of_every_preset(make, class_token):
-    config = dataclasses.replace(make(), class_token=class_token)
-    counted = sum(value.numel() for value in LaViT(config).parameters())
-    assert sum(parameter_count(config).values()) == counted
-
-
-def test_lavit_s_has_the_papers_22_4_million_parameters():
-    assert round(sum(parameter_count(lavit_s()).values()) / 1e6, 1) == 22.4
-
-
-@pytest.mark.parametrize(("make", "giga"), [(lavit_t, 1.88), (lavit_s, 3.69), (lavit_b, 6.38)])
-def test_multiply_adds_without_the_residual_are_those_documented(make, giga):
-    config = dataclasses.replace(make(), attention_residual=False)
-    assert abs(sum(multiply_adds(config).values()) / 1e9 - giga) < 0.01
-
-
-def test_less_attention_saves_the_projections_of_queries_and_keys():
-    with_la, without = lavit_s(), dataclasses.replace(lavit_s(), la_start=(0, 0, 0, 0))
-    saved = sum(multiply_adds(without).values()) - sum(multiply_adds(with_la).values())
-    projections = 4 * (196 + 49) * 320**2 + 2 * (49 + 49) * 512**2
-    products = 4 * 196 * 49 * 320 + 2 * 49 * 49 * 512
-    maps = 4 * 5 * 196 * 49 * (49 + 196) + 2 * 8 * 49 * 49 * (49 + 49)
-    assert saved == projections + products - maps
-
-
-def test_counts_name_only_known_parts():
-    assert set(parameter_count(lavit_s())) <= set(PARTS)
-    assert set(multiply_adds(lavit_s())) == set(PARTS)
+from lavit_deploy.model.config import LaViTConfig, lavit_micro, lavit_s, preset
 
 
 @given(configs())

@@ -63,7 +63,7 @@ def tiny_bundle(tiny_checkpoint_file, tmp_path_factory):
             str(tiny_checkpoint_file),
             "--out",
             str(out),
-            *["--target", "onnx", "--batch", "1", "2", "4"],
+            *["--target", "onnx", "--batch", "1", "2", "16"],
         ]
     )
     assert code == 0

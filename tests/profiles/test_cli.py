@@ -74,8 +74,8 @@ def test_a_checkpoint_its_bundle_and_a_preset_are_timed_together(
 
 
 def test_a_batch_beyond_the_artifacts_range_is_refused(tiny_bundle):
-    with pytest.raises(UsageError, match="at most 4 images"):
-        cli.main([str(tiny_bundle.path), "--batch", "1", "8", *QUICK])
+    with pytest.raises(UsageError, match="at most 16 images"):
+        cli.main([str(tiny_bundle.path), "--batch", "1", "32", *QUICK])
 
 
 def test_counting_alone_times_nothing(capsys):

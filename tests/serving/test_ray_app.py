@@ -17,14 +17,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
-import yaml
-from ray import serve
 
 from lavit_deploy.common.errors import InferenceError, ParityError, UsageError
 from lavit_deploy.runtimes.onnxruntime import OnnxRuntime
 from lavit_deploy.serving.batching.batcher import Batcher
-from lavit_deploy.serving.ray_app import Options, Replica, build
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+serve = pytest.importorskip("ray.serve", reason="Ray Serve is not installed")
+yaml = pytest.importorskip("yaml", reason="pyyaml is not installed")
+ray_app = pytest.importorskip("lavit_deploy.serving.ray_app")
 
 pytestmark = pytest.mark.slow
 
@@ -74,10 +75,10 @@ def deploy(port, bundle_path):
 
     def run(**changes):
         settings = {"threads": 1, "decoders": 1, **changes}
-        options = Options(
+        options = ray_app.Options(
             bundle=str(bundle_path), min_replicas=2, max_replicas=2, cpus=0.5, settings=settings
         )
-        serve.run(build(options), name=APPLICATION, route_prefix="/")
+        serve.run(ray_app.build(options), name=APPLICATION, route_prefix="/")
 
     yield run
     serve.delete(APPLICATION)
@@ -230,7 +231,7 @@ def test_an_update_under_load_drains_the_old_replicas(deploy, load):
 
 
 def options(bundle_path, **changes):
-    return Options(bundle=str(bundle_path), **changes)
+    return ray_app.Options(bundle=str(bundle_path), **changes)
 
 
 def live(replica, story):
@@ -248,7 +249,7 @@ def live(replica, story):
 def test_a_replica_is_well_once_its_models_are_warm_and_until_one_is_broken(
     bundle_path, monkeypatch
 ):
-    replica = Replica(options(bundle_path, cpus=1).service_settings())
+    replica = ray_app.Replica(options(bundle_path, cpus=1).service_settings())
 
     async def story():
         assert replica._registry.unready_reason == "the model is warming up"
@@ -266,7 +267,7 @@ def test_a_model_that_fails_its_warm_up_never_becomes_a_replica(bundle_path, mon
         raise InferenceError("no memory")
 
     monkeypatch.setattr(OnnxRuntime, "_infer", fail)
-    replica = Replica(options(bundle_path, cpus=1).service_settings())
+    replica = ray_app.Replica(options(bundle_path, cpus=1).service_settings())
 
     async def story():
         with pytest.raises(InferenceError, match="no memory"):
@@ -278,7 +279,7 @@ def test_a_model_that_fails_its_warm_up_never_becomes_a_replica(bundle_path, mon
 def test_a_replica_has_no_administration(bundle_path, monkeypatch):
     """It would change the models of one replica among several."""
     monkeypatch.setenv("LAVIT_API_KEYS", "0123456789abcdef")
-    replica = Replica(options(bundle_path, cpus=1).service_settings())
+    replica = ray_app.Replica(options(bundle_path, cpus=1).service_settings())
     app = live(replica, replica.check_health)
     paths = app.openapi()["paths"]
     assert "/classify" in paths
@@ -287,7 +288,7 @@ def test_a_replica_has_no_administration(bundle_path, monkeypatch):
 
 def test_a_replica_serves_several_bundles(bundle_path):
     chosen = options(bundle_path, cpus=1, models=(f"second:7={bundle_path}",))
-    replica = Replica(chosen.service_settings())
+    replica = ray_app.Replica(chosen.service_settings())
     live(replica, replica.check_health)
     names = [(entry.name, entry.version) for entry in replica._registry.listing()]
     assert names == [("colours", "1"), ("second", "7")]
@@ -295,7 +296,7 @@ def test_a_replica_serves_several_bundles(bundle_path):
 
 def test_a_bundle_that_failed_parity_is_no_replica(write_bundle):
     with pytest.raises(ParityError, match="failed parity"):
-        Replica(options(write_bundle(passed=False)).service_settings())
+        ray_app.Replica(options(write_bundle(passed=False)).service_settings())
 
 
 def test_a_replica_has_as_many_threads_as_it_reserves_cores(bundle_path):
@@ -320,14 +321,16 @@ def test_a_replica_has_as_many_threads_as_it_reserves_cores(bundle_path):
 )
 def test_an_option_that_cannot_be_is_refused_with_one_line(bundle_path, changes, message):
     with pytest.raises(UsageError, match=message) as caught:
-        build(options(bundle_path, **changes))
+        ray_app.build(options(bundle_path, **changes))
     assert "\n" not in str(caught.value)
 
 
 def test_the_options_reach_ray(bundle_path):
     """Load is bounded where it waits for a replica, and a replica has time to drain."""
     settings = {"queue": 40, "drain_seconds": 7.0}
-    application = build(options(bundle_path, min_replicas=2, max_replicas=3, settings=settings))
+    application = ray_app.build(
+        options(bundle_path, min_replicas=2, max_replicas=3, settings=settings)
+    )
     deployment = application._bound_deployment
     assert (deployment.max_ongoing_requests, deployment.max_queued_requests) == (40, 40)
     config = deployment._deployment_config
@@ -337,8 +340,8 @@ def test_the_options_reach_ray(bundle_path):
 
 
 def test_every_option_is_explained():
-    documented = Options.__doc__.partition("Attributes:")[2]
-    for name in Options.model_fields:
+    documented = ray_app.Options.__doc__.partition("Attributes:")[2]
+    for name in ray_app.Options.model_fields:
         assert f"        {name}: " in documented
     assert dataclasses.is_dataclass(options("x").service_settings())
 
@@ -347,9 +350,9 @@ def test_the_config_file_of_the_documentation_is_taken():
     page = (ROOT / "docs" / "deploying.md").read_text()
     (application,) = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["applications"]
     module, _, name = application["import_path"].partition(":")
-    assert (module, name) == (build.__module__, build.__name__)
-    chosen = Options.model_validate(application["args"])
-    assert build(chosen)
+    assert (module, name) == (ray_app.build.__module__, ray_app.build.__name__)
+    chosen = ray_app.Options.model_validate(application["args"])
+    assert ray_app.build(chosen)
     assert chosen.service_settings().queue == 128
 
 
@@ -358,5 +361,5 @@ def test_the_options_of_the_documentation_are_the_options():
     table = page.split("| `args` |")[1].split("\n\n")[0]
     rows = [line.split("|")[1] for line in table.splitlines()[2:]]
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(
-        Options.model_fields
+        ray_app.Options.model_fields
     )

@@ -1,5 +1,7 @@
 """Fixtures: a tiny model and its checkpoint, for folders whose tests need PyTorch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,6 +21,11 @@ TINY = LaViTConfig(
     la_start=(0, 0, 2, 2),
 )
 
+CLASSES = ("ant", "bee", "cat", "dog", "eel")
+
+SHALLOW = replace(TINY, depths=(1, 1, 1, 2), la_start=(0, 0, 0, 2))
+"""Less-attention, the residual and every kind of block once: for what takes long for each block."""
+
 
 @pytest.fixture(autouse=True)
 def seeded():
@@ -29,10 +36,15 @@ def seeded():
 @pytest.fixture(scope="session")
 def tiny_model():
     """A LaViT of a few thousand parameters whose parameters are all away from 0, 1 and identity."""
+    return model_of(TINY)
+
+
+def model_of(config):
+    """A model whose parameters are all away from 0, 1 and identity."""
     generator = torch.Generator().manual_seed(22)
     with torch.random.fork_rng():
         torch.manual_seed(22)  # the initialisation draws from the process's generator
-        model = LaViT(TINY).eval()
+        model = LaViT(config).eval()
     with torch.no_grad():
         for value in model.parameters():
             value.add_(torch.randn(value.shape, generator=generator), alpha=0.1)
@@ -50,8 +62,14 @@ def tiny_preprocess():
 @pytest.fixture(scope="session")
 def tiny_checkpoint_file(tiny_model, tiny_preprocess, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pth"
-    classes = ["ant", "bee", "cat", "dog", "eel"]
-    save_checkpoint(path, tiny_model, preprocess=tiny_preprocess, classes=classes)
+    save_checkpoint(path, tiny_model, preprocess=tiny_preprocess, classes=CLASSES)
+    return path
+
+
+@pytest.fixture(scope="session")
+def shallow_checkpoint_file(tiny_preprocess, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "shallow.pth"
+    save_checkpoint(path, model_of(SHALLOW), preprocess=tiny_preprocess, classes=CLASSES)
     return path
 
 

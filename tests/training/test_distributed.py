@@ -13,13 +13,16 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("torchrun_script.py")
 
 
-def launch(processes, out, stop_after=0, resume="new"):
-    out.mkdir(exist_ok=True)
+def launch(processes, *trainings):
+    """Run trainings (folder, step to stop after, whether to resume) one after the other."""
+    arguments = []
+    for out, stop_after, resume in trainings:
+        out.mkdir(exist_ok=True)
+        arguments += [str(out), str(stop_after), "resume" if resume else "new"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(processes), str(SCRIPT)),
-            *(str(out), str(stop_after), resume),
+            *("--nproc-per-node", str(processes), str(SCRIPT), *arguments),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -28,13 +31,23 @@ def launch(processes, out, stop_after=0, resume="new"):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def weights_of(out, processes):
     return [torch.load(out / f"weights{rank}.pth", weights_only=True) for rank in range(processes)]
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    out = tmp_path_factory.mktemp("two")
-    return out, launch(2, out)
+def both(tmp_path_factory):
+    """Folders of a training that went straight on, and of one that a signal stopped."""
+    straight, stopped = (tmp_path_factory.mktemp(name) for name in ("straight", "stopped"))
+    launch(2, (straight, 0, False), (stopped, 2, False))
+    return straight, stopped
+
+
+@pytest.fixture(scope="module")
+def two(both):
+    return both[0], weights_of(both[0], 2)
 
 
 def test_two_processes_end_with_the_same_weights_and_one_writes(two):
@@ -58,7 +71,8 @@ def test_two_processes_train_as_one_would(two, tmp_path):
     a whole learning rate (1e-3 a step, 6 steps) in another direction: few may, most agree closely.
     """
     _, (first, _) = two
-    (alone,) = launch(1, tmp_path / "one")
+    launch(1, (tmp_path / "one", 0, False))
+    (alone,) = weights_of(tmp_path / "one", 1)
     differences = torch.cat([(first[name] - alone[name]).abs().flatten() for name in first])
     assert differences.quantile(0.95) < 1e-5
     assert differences.max() < 1e-2
@@ -70,13 +84,13 @@ def test_two_processes_train_as_one_would(two, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_signal_to_one_process_stops_both_and_they_resume_bit_for_bit(two, tmp_path):
+def test_a_signal_to_one_process_stops_both_and_they_resume_bit_for_bit(both, two):
     _, (straight, _) = two
-    out = tmp_path / "stopped"
-    launch(2, out, stop_after=2)
+    _, out = both
     state = torch.load(out / "rank0" / "last.pth", weights_only=True)
     assert state["position"] == [0, 2]
-    resumed, _ = launch(2, out, resume="resume")
+    launch(2, (out, 0, True))
+    resumed, _ = weights_of(out, 2)
     assert all(resumed[name].equal(straight[name]) for name in straight)
     rows = [
         [line.split(",")[:8] for line in (folder / "rank0" / "metrics.csv").read_text().split()]

@@ -48,6 +48,7 @@ def assert_identical(one, other, path=""):
         assert one == other, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "precision"),
     [

@@ -1,6 +1,6 @@
-"""What each process of test_distributed runs: a training of the tiny model without randomness.
+"""What each process of test_distributed runs: trainings of the tiny model without randomness.
 
-torchrun_script.py OUT STOP_AFTER RESUME
+torchrun_script.py OUT STOP_AFTER RESUME [OUT STOP_AFTER RESUME ...]
 """
 
 import dataclasses
@@ -68,28 +68,33 @@ class Stopping(ProgressBar):
             signal.raise_signal(signal.SIGTERM)
 
 
-def main(out, stop_after, resume):
-    torch.set_num_threads(1)
+def train(world, out, stop_after, resume):
     data = DataSource(
         pictures(24, 0),
         pictures(7, 1),
         ("a", "b", "c"),
         Preprocess(resize=64, crop=(64, 64)),
     )
+    # A folder per process shows which of them write.
+    folder = Path(out) / f"rank{world.rank}"
+    settings = RunSettings(out=folder, events=False)
+    trainer = Trainer(dataclasses.replace(RECIPE), CONFIG, data, settings, world)
+    if resume:
+        trainer.restore(load_state(Path(out) / "rank0" / "last.pth"))
+    with Interruption() as interruption:
+        stopped = trainer.run(interruption, Stopping(world, stop_after))
+    weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    torch.save(weights, Path(out) / f"weights{world.rank}.pth")
+    if stopped != (signal.SIGTERM if stop_after else 0):
+        raise SystemExit(f"stopped by {stopped}")
+
+
+def main(arguments):
+    torch.set_num_threads(1)
     with joined("cpu") as world:
-        # A folder per process shows which of them write.
-        folder = Path(out) / f"rank{world.rank}"
-        settings = RunSettings(out=folder, events=False)
-        trainer = Trainer(dataclasses.replace(RECIPE), CONFIG, data, settings, world)
-        if resume:
-            trainer.restore(load_state(Path(out) / "rank0" / "last.pth"))
-        with Interruption() as interruption:
-            stopped = trainer.run(interruption, Stopping(world, stop_after))
-        weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-        torch.save(weights, Path(out) / f"weights{world.rank}.pth")
-        if stopped != (signal.SIGTERM if stop_after else 0):
-            raise SystemExit(f"stopped by {stopped}")
+        for out, stop_after, resume in zip(*[iter(arguments)] * 3, strict=True):
+            train(world, out, int(stop_after), resume == "resume")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "resume")
+    main(sys.argv[1:])

@@ -21,10 +21,11 @@ def broken_ncnn(tmp_path, monkeypatch):
 
 
 def test_what_could_not_be_built_is_said_and_fails_the_command(
-    broken_ncnn, tiny_checkpoint_file, tmp_path, capsys
+    broken_ncnn, tiny_checkpoint_file, tmp_path, capsys, unmeasured
 ):
     out = tmp_path / "tiny.bundle"
-    code = main(["--ckpt", str(tiny_checkpoint_file), "--out", str(out), "--target", "ncnn"])
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(out), "--batch", "1", "4", "16"]
+    code = main([*arguments, "--target", "ncnn"])
     assert code == 1
     manifest = Bundle.open(out).manifest
     reason = "ncnn: convert failed: the disk is full"

@@ -44,6 +44,7 @@ def test_the_residual_equals_a_convolution_along_the_query_grid(patch):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planar", [False, True])
 def test_the_program_has_one_picture_and_at_most_four_dimensions(
     tiny_model, tiny_preprocess, tmp_path, planar

@@ -30,7 +30,7 @@ def float_graph(tiny_checkpoint, tmp_path_factory):
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("graph") / "model.onnx"
     folded = fold(tiny_checkpoint.build(), tiny_checkpoint.preprocess).model
-    batch = BatchRange(minimum=1, optimum=4, maximum=8)
+    batch = BatchRange(minimum=1, optimum=4, maximum=16)
     return file, write_onnx(tiny_checkpoint, folded, file, batch=batch, precision="fp32")
 
 

@@ -15,11 +15,11 @@ needs_openvino = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_checkpoint_file, picture_folder, tmp_path_factory):
+def bundle(shallow_checkpoint_file, picture_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("int8") / "tiny.bundle"
-    arguments = ["--ckpt", str(tiny_checkpoint_file), "--int8", "--calib", str(picture_folder)]
+    arguments = ["--ckpt", str(shallow_checkpoint_file), "--int8", "--calib", str(picture_folder)]
     # Labels are arbitrary for this model, so accuracy says nothing: the loss may be anything.
-    arguments += ["--max-drop", "100", "--out", str(out), "--batch", "1", "4", "8"]
+    arguments += ["--max-drop", "100", "--out", str(out), "--batch", "1", "4", "16"]
     assert main(arguments) in {0, 1}  # 1: of so small a model a class may change
     return Bundle.open(out)
 
@@ -60,7 +60,7 @@ def test_the_bundle_holds_the_table_and_the_plot_of_sensitivity(bundle):
 
 @needs_openvino
 def test_where_a_bfloat16_rest_cannot_hold_the_file_is_made_for_float32(
-    tiny_checkpoint_file, picture_folder, tmp_path, monkeypatch
+    shallow_checkpoint_file, picture_folder, tmp_path, monkeypatch, unmeasured
 ):
     """What bfloat16 itself loses, no block in float mends: it must not fail float32 as well."""
     from lavit_deploy.export.quantization.accuracy_loss import Loss
@@ -85,9 +85,9 @@ def test_where_a_bfloat16_rest_cannot_hold_the_file_is_made_for_float32(
     monkeypatch.setattr(openvino_int8, "_run", watched)
     monkeypatch.setattr(Judge, "loss", loss)
     out = tmp_path / "b.bundle"
-    arguments = ["--ckpt", str(tiny_checkpoint_file), "--int8", "--calib", str(picture_folder)]
+    arguments = ["--ckpt", str(shallow_checkpoint_file), "--int8", "--calib", str(picture_folder)]
     arguments += ["--target", "openvino", "--max-drop", "1", "--out", str(out)]
-    main([*arguments, "--batch", "1", "2", "2"])
+    main([*arguments, "--batch", "1", "2", "16"])
     made = Bundle.open(out)
     single, brief = made.artifact("openvino-int8"), made.artifact("openvino-int8-bf16")
     assert len(single.quantization.float_blocks) == 1
@@ -106,15 +106,15 @@ def test_int8_is_chosen_only_where_it_agrees_enough(bundle):
 
 
 def test_a_loss_above_max_drop_fails_the_artifact_and_float_stays(
-    tiny_checkpoint_file, picture_folder, tmp_path, monkeypatch
+    shallow_checkpoint_file, picture_folder, tmp_path, monkeypatch, unmeasured
 ):
     from lavit_deploy.export.quantization import int8_judge
     from lavit_deploy.export.quantization.accuracy_loss import Loss
 
     monkeypatch.setattr(int8_judge, "loss", lambda *_: Loss(1.0, 0.9, 0.9))
     out = tmp_path / "b.bundle"
-    arguments = ["--ckpt", str(tiny_checkpoint_file), "--int8", "--calib", str(picture_folder)]
-    assert main([*arguments, "--target", "onnx", "--out", str(out), "--batch", "1", "2", "2"]) == 1
+    arguments = ["--ckpt", str(shallow_checkpoint_file), "--int8", "--calib", str(picture_folder)]
+    assert main([*arguments, "--target", "onnx", "--out", str(out), "--batch", "1", "2", "16"]) == 1
     made = Bundle.open(out)
     assert "loses 10.00 points, allowed 0.50" in made.artifact("onnx-int8").parity.reason
     assert select(made, Criteria()).artifact.name == "onnx-fp32"
@@ -124,10 +124,17 @@ def test_the_manifest_says_whether_int8_is_faster_and_accurate(bundle):
     assert bundle.manifest.int8.startswith("int8 is ")
 
 
-def test_int8_without_pictures_is_refused(tiny_checkpoint_file, tmp_path):
+def test_int8_without_pictures_is_refused(shallow_checkpoint_file, tmp_path):
     with pytest.raises(UsageError, match="--int8 needs --calib"):
-        main(["--ckpt", str(tiny_checkpoint_file), "--int8", "--out", str(tmp_path / "b")])
+        main(["--ckpt", str(shallow_checkpoint_file), "--int8", "--out", str(tmp_path / "b")])
     with pytest.raises(UsageError, match="--calib is for --int8"):
         main(
-            ["--ckpt", str(tiny_checkpoint_file), "--calib", "digits", "--out", str(tmp_path / "b")]
+            [
+                "--ckpt",
+                str(shallow_checkpoint_file),
+                "--calib",
+                "digits",
+                "--out",
+                str(tmp_path / "b"),
+            ]
         )

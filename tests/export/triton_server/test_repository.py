@@ -33,7 +33,7 @@ from lavit_deploy.tasks.logits_parity import TOLERANCES
 
 pytestmark = pytest.mark.slow
 
-BATCH = BatchRange(minimum=1, optimum=4, maximum=8)
+BATCH = BatchRange(minimum=1, optimum=4, maximum=16)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def export(tiny_checkpoint_file, tmp_path_factory):
     """What `lavit-export --target openvino triton-repo` writes, and what it says."""
     out = tmp_path_factory.mktemp("triton") / "tiny.bundle"
     arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(out), "--fp16"]
-    batch = ["--batch", "1", "4", "8"]
+    batch = ["--batch", "1", "4", "16"]
     with contextlib.redirect_stdout(io.StringIO()) as told:
         assert main([*arguments, *batch, "--target", "openvino", "triton-repo"]) == 0
     return Bundle.open(out), told.getvalue()
@@ -98,10 +98,10 @@ def test_tritons_schema_reads_every_configuration(exported, parse, schema):
     for artifact, folder in models(exported):
         config = parse((folder / "config.pbtxt").read_text())
         assert config.name == folder.name
-        assert config.max_batch_size == artifact.batch.maximum == 8
+        assert config.max_batch_size == artifact.batch.maximum == 16
         assert (folder / "1" / config.default_model_filename).is_file()
         assert config.HasField("dynamic_batching")
-        assert [warm.batch_size for warm in config.model_warmup] == [1, 4, 8]
+        assert [warm.batch_size for warm in config.model_warmup] == [1, 4, 16]
         (given,), (answer,) = config.input, config.output
         for warm in config.model_warmup:
             ((name, tensor),) = warm.inputs.items()
@@ -252,10 +252,10 @@ def test_a_bundle_of_which_triton_can_serve_nothing_says_so_and_writes_nothing(e
 
 
 def test_an_export_without_a_repository_keeps_the_bundle_and_ends_in_1(
-    tiny_checkpoint_file, tmp_path, capsys
+    tiny_checkpoint_file, tmp_path, capsys, unmeasured
 ):
     out = tmp_path / "b"
-    arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(out), "--batch", "2", "4", "8"]
+    arguments = ["--ckpt", str(tiny_checkpoint_file), "--out", str(out), "--batch", "2", "4", "16"]
     assert main([*arguments, "--target", "triton-repo"]) == 1
     bundle = Bundle.open(out)
     assert bundle.artifact("onnx-fp32").passed

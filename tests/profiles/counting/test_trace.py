@@ -25,6 +25,7 @@ def without_zeros(counts):
     return {stage: +by_part for stage, by_part in counts.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), PRESET_SIZES)
 def test_lavit_traced_is_lavit_by_closed_form_in_every_stage_and_part(name, size):
     config = preset(name, image_size=size)

@@ -12,7 +12,7 @@ def test_an_artifact_is_run_on_uint8_images_of_the_batch(tiny_bundle):
         runner._runtime.infer = lambda images: seen.append(images) or infer(images)
         runner.prepare(3)
         assert runner.call() > 0
-    assert runner.max_batch == 4
+    assert runner.max_batch == 16
     assert seen[0].shape == (3, 32, 32, 3)
     assert seen[0].dtype == np.uint8
     assert runner.peak_memory() is None

@@ -18,3 +18,9 @@ def test_a_success_begins_again():
     assert [backoff.delay() for _ in range(5)] == [1, 2, 4, 8, 8]
     backoff.reset()
     assert backoff.delay() == 1
+
+
+def test_unless_told_otherwise_it_begins_with_half_a_second_and_ends_with_a_minute():
+    """As docs/operations.md says of workers."""
+    backoff = Backoff()
+    assert [backoff.delay() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]

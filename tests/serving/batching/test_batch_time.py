@@ -42,10 +42,20 @@ def test_nothing_is_predicted_before_a_measurement():
     assert made.seconds(100, 8) == 0
 
 
-def test_the_last_measurement_of_a_size_counts():
+def test_the_last_measurement_of_a_size_counts_also_after_a_prediction():
     made = measured(1.0, 2.0)
+    assert made.seconds(8, 8) == 2.0
     made.measured(8, 4.0)
     assert made.seconds(8, 8) == 4.0
+    assert made.seconds(15, 8) == pytest.approx(4.0 + 1.0 + 6 / 7 * 3.0)  # on the new line
+
+
+def test_the_newest_batch_weighs_a_fifth():
+    made = measured(0.01, 0.04)
+    made.observed(8, 0.04 * 6)
+    assert made.seconds(8, 8) == pytest.approx(0.04 * (1 + 0.2 * 5))
+    made.observed(8, 0.04)
+    assert made.seconds(8, 8) == pytest.approx(0.04 * (2 - 0.2 * 1))
 
 
 @given(factor=st.floats(0.1, 20))

@@ -38,3 +38,12 @@ def test_a_stall_is_forgotten():
     for _ in range(128):
         lateness.observe(1.5, predicted=1)
     assert lateness.seconds == pytest.approx(0.5)
+
+
+def test_unless_told_otherwise_the_last_512_answers_count():
+    lateness = LatenessQuantile()
+    for excess in [9.0] * 26 + [1.0] * 486:  # 26 of 512 are more than 5 %
+        lateness.observe(excess, predicted=0)
+    assert lateness.seconds == 9.0
+    lateness.observe(1.0, predicted=0)  # the oldest is forgotten: 25 of 512 are less
+    assert lateness.seconds == 1.0

@@ -36,6 +36,7 @@ def test_the_fastest_larger_size_is_taken_and_of_equals_the_smallest():
 def test_a_gain_within_the_noise_is_none():
     assert PaddedSizes(1, 8, {1: 10.0, 8: 9.6}).padded(1) == 1
     assert PaddedSizes(1, 8, {1: 10.0, 8: 9.4}).padded(1) == 8
+    assert PaddedSizes(1, 8, {1: 20.0, 8: 19.0}).padded(1) == 1  # 95 % of it is not less than that
 
 
 def test_no_size_above_the_largest_batch_is_padded_to():

@@ -5,12 +5,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import kubernetes_validate
 import pytest
-import yaml
 
 from lavit_deploy.serving.cli import make_parser
 from lavit_deploy.serving.settings import layers
+
+yaml = pytest.importorskip("yaml", reason="pyyaml is not installed")
+kubernetes_validate = pytest.importorskip(
+    "kubernetes_validate", reason="kubernetes-validate is not installed"
+)
 
 ROOT = Path(__file__).parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes"

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
+
+yaml = pytest.importorskip("yaml", reason="pyyaml is not installed")
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 DOCS = Path(__file__).parents[3] / "docs"

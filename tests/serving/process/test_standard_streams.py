@@ -20,6 +20,7 @@ CODE = "from lavit_deploy.serving.cli import entry; entry()"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is of Linux")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "redirection",
     [">/dev/full", "2>/dev/full", ">/dev/full 2>&1", ">&-", "2>&-", "<&- >&- 2>&-", "| true"],

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from opentelemetry.exporter.otlp.proto.http import trace_exporter
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from lavit_deploy.common.errors import MissingDependencyError
 from lavit_deploy.serving.http.app import create_app
 from lavit_deploy.serving.telemetry.tracing import Tracing
+
+trace_exporter = pytest.importorskip(
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter", reason="OpenTelemetry is not installed"
+)
+trace_service_pb2 = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+InMemorySpanExporter = pytest.importorskip(
+    "opentelemetry.sdk.trace.export.in_memory_span_exporter"
+).InMemorySpanExporter
 
 ROOT = Path(__file__).parents[3]
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -9,6 +9,7 @@ from lavit_deploy.profiles.baselines import BASELINES
 FUSED = ("pvt_tiny", "pvt_v2_b1", "swin_tiny", "deit_tiny", "evit_s", "ppt_s", "lit_s")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUSED)
 def test_eager_and_fused_attention_give_the_same_logits(name):
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
