@@ -312,10 +312,22 @@ def serve():
 
 
 @pytest.fixture(scope="module")
-def module_server(tmp_path_factory):
-    """One `lavit-serve` for all tests of a module that leave it as it was."""
+def module_serve():
+    """As `serve`, for servers that all tests of a module share and leave as they were."""
     with serving() as start:
-        yield start(bundle_in(tmp_path_factory.mktemp("served") / "colours.bundle"))
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_bundle_path(tmp_path_factory):
+    """As `bundle_path`, for all tests of a module."""
+    return bundle_in(tmp_path_factory.mktemp("served") / "colours.bundle")
+
+
+@pytest.fixture(scope="module")
+def module_server(module_serve, module_bundle_path):
+    """One `lavit-serve` for all tests of a module that leave it as it was."""
+    return module_serve(module_bundle_path)
 
 
 @contextlib.contextmanager

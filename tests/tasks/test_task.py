@@ -2,12 +2,13 @@
 
 import asyncio
 import importlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from installed_packages import install  # noqa: F401 - a fixture
+from installed_packages import install_package
 from lavit_deploy.bundle.bundle import Bundle
 from lavit_deploy.bundle.first_run import verify, write_pictures
 from lavit_deploy.bundle.inference import classify, open_runtime
@@ -28,25 +29,43 @@ NAMES = ("red", "green", "blue")
 PREPROCESS = Preprocess(resize=16, crop=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 
 
-@pytest.fixture
-def package(install):
-    """The task and its family, installed as somebody else's package."""
-    install("tiny_family", (SUPPORT / "tiny_family.py").read_text(), {})
+def install_task(patch, make_folder):
+    """The task and its family, installed as somebody else's package until `patch` is undone."""
+    source = (SUPPORT / "tiny_family.py").read_text()
+    install_package(patch, make_folder("site"), "tiny_family", source, {})
     points = {
         "lavit_deploy.tasks": {"amounts": "AMOUNTS"},
         "lavit_deploy.families": {"tiny_amounts": "FAMILY"},
     }
-    install("tiny_task", (SUPPORT / "tiny_task.py").read_text(), points)
+    source = (SUPPORT / "tiny_task.py").read_text()
+    install_package(patch, make_folder("site"), "tiny_task", source, points)
     return importlib.import_module("tiny_task")
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder of a bundle of that task; nothing is installed any more."""
+    folder = tmp_path_factory.mktemp("amounts")
+    with pytest.MonkeyPatch.context() as patch:
+        package = install_task(patch, tmp_path_factory.mktemp)
+        model = package.FAMILY.build(package.AmountsConfig()).eval()
+        file = folder / "amounts.pth"
+        save_checkpoint(file, model, preprocess=PREPROCESS, classes=NAMES)
+        out = folder / "amounts.bundle"
+        export_checkpoint(file, out, targets=("onnx",), half="fp16", device="cpu")
+    return out
+
+
 @pytest.fixture
-def bundle(package, tmp_path):
-    model = package.FAMILY.build(package.AmountsConfig()).eval()
-    file = tmp_path / "amounts.pth"
-    save_checkpoint(file, model, preprocess=PREPROCESS, classes=NAMES)
-    out = tmp_path / "amounts.bundle"
-    return export_checkpoint(file, out, targets=("onnx",), half="fp16", device="cpu")
+def package(tmp_path_factory, monkeypatch):
+    return install_task(monkeypatch, tmp_path_factory.mktemp)
+
+
+@pytest.fixture
+def bundle(exported, package, tmp_path):
+    """A test's own copy, which it may change, with the package that it needs."""
+    assert package.FAMILY.task == "amounts"
+    return Bundle.open(shutil.copytree(exported, tmp_path / "amounts.bundle"))
 
 
 def noise(count):

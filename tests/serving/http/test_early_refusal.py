@@ -35,17 +35,17 @@ KEY = b"X-API-Key: 0123456789abcdef"
 ROUTES = ("/classify", "/classify?top_k=2", "/v2/models/colours/infer")
 
 
-@pytest.fixture
-def server(serve, bundle_path):
-    return serve(bundle_path, code=REFUSING)
+@pytest.fixture(scope="module")
+def server(module_serve, module_bundle_path):
+    return module_serve(module_bundle_path, code=REFUSING)
 
 
-@pytest.fixture
-def locked(serve, bundle_path, tmp_path):
+@pytest.fixture(scope="module")
+def locked(module_serve, module_bundle_path, tmp_path_factory):
     """The same, with a key: it is the application that refuses."""
-    keys = tmp_path / "keys"
+    keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text("0123456789abcdef\n")
-    return serve(bundle_path, "--api-keys", str(keys), code=REFUSING)
+    return module_serve(module_bundle_path, "--api-keys", str(keys), code=REFUSING)
 
 
 def connect(server):
@@ -210,14 +210,19 @@ def test_what_is_no_work_is_never_refused(server):
 
 
 def test_refusals_are_counted(server, picture):
+    labels = 'method="POST",reason="overloaded",route="/classify",status="503"'
+    counters = (
+        rf"lavit_requests_total{{{labels}}}",
+        r'lavit_errors_total{reason="overloaded"}',
+        r'lavit_request_seconds_count{route="/classify"}',
+    )
+    before = [count(server, counter) for counter in counters]
     with connect(server) as client:
         for _ in range(3):
             client.sendall(post(picture(), REFUSE))
             answer(client)
-    labels = 'method="POST",reason="overloaded",route="/classify",status="503"'
-    assert count(server, rf"lavit_requests_total{{{labels}}}") == 3
-    assert count(server, r'lavit_errors_total{reason="overloaded"}') == 3
-    assert count(server, r'lavit_request_seconds_count{route="/classify"}') == 3
+    found = [count(server, counter) for counter in counters]
+    assert [now - then for now, then in zip(found, before, strict=True)] == [3, 3, 3]
     assert count(server, "lavit_requests_in_flight") == 1  # the one that asks
 
 
