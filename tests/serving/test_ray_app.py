@@ -348,7 +348,9 @@ def test_every_option_is_explained():
 
 def test_the_config_file_of_the_documentation_is_taken():
     page = (ROOT / "docs" / "deploying.md").read_text()
-    (application,) = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["applications"]
+    blocks = [block.split("```")[0] for block in page.split("```yaml\n")[1:]]
+    (block,) = (block for block in blocks if "applications:" in block)
+    (application,) = yaml.safe_load(block)["applications"]
     module, _, name = application["import_path"].partition(":")
     assert (module, name) == (ray_app.build.__module__, ray_app.build.__name__)
     chosen = ray_app.Options.model_validate(application["args"])

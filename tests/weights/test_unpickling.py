@@ -6,6 +6,7 @@ import datetime as dt
 import enum
 import os
 import pickle
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -81,7 +82,7 @@ STRANGE = {
     "array": np.arange(3),
     "objects": np.array([Settings()], dtype=object),
     "function": os.path.join,
-    "calls print": Calling(print, "this must never be printed"),
+    "calls a program": Calling(subprocess.call, ["echo", "this must never run"]),
     "calls eval": Calling(eval, "1 / 0"),
     "nested": {"a": [AttributeDictionary(x=Settings())], "b": (Mode.FAST,)},
 }
@@ -101,7 +102,7 @@ def saved(tmp_path):
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
 @pytest.mark.parametrize("name", STRANGE)
-def test_tensors_are_had_beside_anything(saved, name, zipped, capsys):
+def test_tensors_are_had_beside_anything(saved, name, zipped, capfd):
     content = {"weight": TENSOR, "beside": STRANGE[name], "after": TENSOR + 1}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -109,7 +110,7 @@ def test_tensors_are_had_beside_anything(saved, name, zipped, capsys):
     assert torch.equal(read.content["weight"], TENSOR)
     assert torch.equal(read.content["after"], TENSOR + 1)
     assert read.dropped
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
 
 
 def test_a_module_that_was_pickled_whole_keeps_its_tensors(saved):
