@@ -6,7 +6,7 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ _EXAMPLES = """\
   lavit-profile lavit_s lavit_s@torch-compile --batch 1 8 --max-batch 64 --html report.html
   lavit-profile lavit_s pvt_small --split --roofline --growth --html report.html
   lavit-profile --diff old.json new.json
+  lavit-profile --similarity --ckpt best.pth --data fashion-mnist --plot maps.png
 
 models:
   presets      lavit_nano lavit_micro lavit_t lavit_s lavit_b (random weights)
@@ -205,6 +206,31 @@ def _add_output_options(made: argparse.ArgumentParser) -> None:
 def _add_difference_options(made: argparse.ArgumentParser) -> None:
     group = made.add_argument_group("instead of a run")
     group.add_argument(
+        "--similarity",
+        action="store_true",
+        help="measure how alike the attention maps of neighbouring layers of checkpoints are, "
+        "beside the same models untrained; --json, --csv and --plot write it",
+    )
+    group.add_argument(
+        "--ckpt",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="for --similarity: a checkpoint, the same as a MODEL",
+    )
+    group.add_argument(
+        "--data",
+        metavar="DATA",
+        help="for --similarity: pictures, as lavit-train --data takes them, or a folder of them",
+    )
+    group.add_argument(
+        "--pictures",
+        type=_positive_int,
+        default=256,
+        metavar="N",
+        help="for --similarity: how many pictures at most",
+    )
+    group.add_argument(
         "--diff",
         nargs=2,
         type=Path,
@@ -253,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     if options.diff:
         return _difference(options)
+    if options.similarity or options.ckpt or options.data:
+        return _similarity(options)
     _check(options)
     session = _session(options)
     with profile_extra("show progress"):
@@ -290,6 +318,39 @@ def _difference(options: argparse.Namespace) -> int:
     found = difference(old, new, tolerance=options.tolerance / 100)
     terminal.show_difference(terminal.console(), found)
     return int(found.regressed)
+
+
+def _similarity(options: argparse.Namespace) -> int:
+    """Measure attention maps.
+
+    Raises:
+        UsageError: options that contradict each other, or no checkpoint, or no data.
+    """
+    names = list(dict.fromkeys((*options.models, *options.ckpt)))
+    if not options.similarity:
+        raise UsageError("--ckpt and --data are for --similarity, which is not given")
+    if not names or not options.data:
+        raise UsageError("--similarity needs a checkpoint and --data, such as --data digits")
+    for name in names:
+        if not Path(name).is_file():
+            raise UsageError(f"--similarity measures checkpoints; no file at {name}")
+    if options.markdown or options.html:
+        raise UsageError("--similarity writes --json, --csv and --plot")
+    _check_outputs(options)
+    with profile_extra("measure attention maps"):
+        from lavit_deploy.profiles.progress import Progress
+        from lavit_deploy.profiles.render import terminal
+        from lavit_deploy.profiles.similarity import plot, run
+    with Progress() as progress:
+        found = run.report(names, options.data, options.pictures, progress.update)
+    plot.show(terminal.console(), found)
+    writers: dict[str, Callable[[Path], None]] = {
+        "json": found.write_json,
+        "csv": found.write_csv,
+        "plot": lambda path: plot.draw(found, path),
+    }
+    _write_all(_chosen(writers, options))
+    return 0
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -388,11 +449,20 @@ def _deliver(report: Report, options: argparse.Namespace) -> None:
 
     # First to the terminal: a file that cannot be written must not cost the measurements.
     terminal.show(terminal.console(), report, stages=options.stages, details=options.details)
+    _write_all(_writers(report, options))
+
+
+def _write_all(writers: Mapping[Path, Callable[[], None]]) -> None:
+    """Write every file that can be; one that cannot costs the others nothing.
+
+    Raises:
+        ProfileError: says which could not, and why.
+    """
     written, failed = [], []
-    for path, write in _writers(report, options).items():
+    for path, write in writers.items():
         try:
             write()
-        except OSError as error:  # nor the other files
+        except OSError as error:
             failed.append(f"{path}: {error.strerror}")
         else:
             written.append(str(path))
@@ -417,6 +487,13 @@ def _writers(report: Report, options: argparse.Namespace) -> dict[Path, Callable
         "plot": lambda path: throughput_plot.draw(report, path),
         "html": html,
     }
+    return _chosen(writers, options)
+
+
+def _chosen(
+    writers: Mapping[str, Callable[[Path], None]], options: argparse.Namespace
+) -> dict[Path, Callable[[], None]]:
+    """Those whose option names a file."""
     return {
         path: functools.partial(write, path)
         for name, write in writers.items()

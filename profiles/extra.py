@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from lavit_deploy.common.errors import MissingDependencyError
 
-_PACKAGES = frozenset({"torch", "transformers", "fvcore", "safetensors", "rich", "jinja2"})
+_PACKAGES = frozenset({"torch", "transformers", "fvcore", "safetensors", "rich", "jinja2", "scipy"})
 
 
 @contextmanager

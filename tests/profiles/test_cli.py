@@ -24,11 +24,11 @@ QUICK = ["--runs", "3", "--threads", "1"]
 def test_the_command_line_has_these_options():
     found = set(re.findall(r"--[a-z-]+", cli.make_parser().format_usage()))
     assert found == {
-        "--attention", "--batch", "--compare", "--csv", "--details", "--device", "--diff",
-        "--growth", "--html", "--image-size", "--json", "--markdown", "--max-batch",
-        "--memory-limit", "--no-timing", "--plot", "--precision", "--roofline", "--runs",
-        "--runtime", "--seconds", "--split", "--stages", "--strict", "--threads", "--tolerance",
-        "--version", "--warmup", "--warmup-seconds",
+        "--attention", "--batch", "--ckpt", "--compare", "--csv", "--data", "--details", "--device",
+        "--diff", "--growth", "--html", "--image-size", "--json", "--markdown", "--max-batch",
+        "--memory-limit", "--no-timing", "--pictures", "--plot", "--precision", "--roofline",
+        "--runs", "--runtime", "--seconds", "--similarity", "--split", "--stages", "--strict",
+        "--threads", "--tolerance", "--version", "--warmup", "--warmup-seconds",
     }  # fmt: skip
 
 
@@ -309,3 +309,28 @@ def test_a_runtime_behind_a_name_applies_to_that_model_alone():
 def test_a_bundles_artifact_takes_no_other_runtime(tiny_bundle):
     with pytest.raises(UsageError, match="runtime of its own"):
         resolve(f"{tiny_bundle.path}@torch-compile", RunSettings())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ckpt", "{file}", "--data", "digits"], "for --similarity"),
+        (["--similarity", "--data", "digits"], "needs a checkpoint"),
+        (["--similarity", "--ckpt", "{file}"], "--data digits"),
+        (["--similarity", "lavit_s", "--data", "digits"], "no file at lavit_s"),
+        (["--similarity", "--ckpt", "{file}", "--data", "digits", "--html", "x.html"], "--json"),
+    ],
+)
+def test_what_similarity_cannot_do_is_said_before_any_work(arguments, said, tiny_checkpoint_file):
+    with pytest.raises(UsageError, match=said):
+        cli.main([word.format(file=tiny_checkpoint_file) for word in arguments])
+
+
+def test_similarity_prints_its_table_and_writes_its_files(tmp_path, tiny_checkpoint_file, capsys):
+    files = [tmp_path / f"maps.{ending}" for ending in ("json", "csv", "png")]
+    options = ["--json", str(files[0]), "--csv", str(files[1]), "--plot", str(files[2])]
+    command = ["--similarity", "--ckpt", str(tiny_checkpoint_file), "--data", "digits"]
+    assert cli.main([*command, "--pictures", "3", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "4.3 LA" in printed
+    assert all(file.stat().st_size and str(file) in printed for file in files)

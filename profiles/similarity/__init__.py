@@ -1,0 +1,1 @@
+"""How alike the attention maps of neighbouring layers are (the paper's Fig. 3), with controls."""
