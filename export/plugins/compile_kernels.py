@@ -46,6 +46,9 @@ NUMBERS = (
 )
 """Arguments of the kernel; `kernel_library.cpp` passes them in this order."""
 
+SIZES = ("TOKENS", "KEYS", "CHANNELS")
+"""What a kernel for one shape alone is told: 0 here, since the plugin takes every shape."""
+
 _ALIGNMENT = 16
 """Bytes; of every address that is passed, and of every kernel in the file."""
 
@@ -150,7 +153,7 @@ def _source(variant: KernelVariant) -> Any:  # noqa: ANN401 # Triton publishes n
     from lavit_deploy.kernels.less_attention_triton import less_attention_kernel
 
     tile = variant.tile
-    constants = tile.constants()
+    constants = tile.constants() | dict.fromkeys(SIZES, 0)
     scores, values = f"*{variant.scores}", f"*{variant.values}"
     types = (scores, scores, "*fp32", "*fp32", values, values, scores)
     signature = dict(zip(POINTERS, types, strict=True))

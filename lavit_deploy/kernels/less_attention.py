@@ -27,7 +27,7 @@ def less_attention(
 
     Args:
         scores: S, pre-softmax scores of the last vanilla layer, [B, H, N, M].
-        queries: P, [N, N], of the type of `scores`.
+        queries: P, [N, N], of the type of `scores` or float32, in which nothing of it is lost.
         keys: T, [M, M], best in float32, which it is used in.
         constant: C, [N, M], best in float32.
         values: V, [B, H, M, d]; any strides.
@@ -76,11 +76,13 @@ def launch(
     *,
     with_scores: bool,
     tile: Tile | None = None,
+    any_shape: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run the Triton kernel, on CUDA, or on a CPU under Triton's interpreter.
 
     Operands and errors are those of `less_attention`. `with_scores` writes the new scores; `tile`
-    replaces the kernel's constants, which are those of `tile_for` if it is None.
+    replaces the kernel's constants, which are those of `tile_for` if it is None; `any_shape` runs
+    the plugin's code, which is told N, M and d by arguments and not when it is compiled.
 
     Returns:
         The mixed values, and the new scores; these are empty without `with_scores`.
@@ -130,6 +132,9 @@ def launch(
         out.stride(2),
         int(with_scores),
         **tile.constants(),
+        TOKENS=0 if any_shape else tokens,
+        KEYS=0 if any_shape else m,
+        CHANNELS=0 if any_shape else dim,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -182,10 +187,10 @@ def _check(scores: Tensor, queries: Tensor, keys: Tensor, constant: Tensor, valu
                 f"less_attention: {name} are {_shape(given)}, expected {list(wanted)} "
                 f"beside scores {_shape(scores)}"
             )
-    if queries.dtype != scores.dtype:
+    if queries.dtype not in {scores.dtype, torch.float32}:
         raise UsageError(
             f"less_attention: queries are {queries.dtype}, scores {scores.dtype}; "
-            "they must be of one type"
+            "queries must be of the same type or float32"
         )
 
 

@@ -13,7 +13,8 @@ arXiv:2205.14135): a block of A = U T^T + C, the softmax so far rescaled, and it
 added. Nothing of size N x M is written to device memory unless the new scores are asked for.
 
 All sums are float32, and T and C are given in it. What the tensor cores multiply (`PRODUCTS`):
-- half-precision scores: P and S as they are, U and T in TF32, since U can leave float16's range;
+- half-precision scores: S as it is, and P too, or as a sum of two of S's type where P is float32;
+  U and T in TF32, since U can leave float16's range;
 - float32 scores, half-precision values: P, S, U and T as sums of two bfloat16 each, 16 bits of
   significand together, three products ("bf16x3");
 - float32 throughout: sums of two TF32, 21 bits, three products ("tf32x3").
@@ -54,7 +55,12 @@ def _mixed_queries(
             mask=(inner[:, None] < n) & (cols[None, :] < m),
             other=0.0,
         )
-        total = tl.dot(p, s, total, input_precision=PRODUCTS)
+        if p.dtype != s.dtype:
+            near = p.to(s.dtype)
+            total = tl.dot((p - near.to(p.dtype)).to(s.dtype), s, total)
+            total = tl.dot(near, s, total)
+        else:
+            total = tl.dot(p, s, total, input_precision=PRODUCTS)
     return total
 
 
@@ -144,7 +150,7 @@ def _attend(
 @triton.jit
 def less_attention_kernel(
     scores,  # S [B, H, N, M], contiguous
-    queries,  # P [N, N], contiguous, of S's type
+    queries,  # P [N, N], contiguous, of S's type or float32
     keys,  # T [M, M], contiguous, float32
     constant,  # C [N, M], contiguous, float32
     values,  # V [B, H, M, d], channels contiguous
@@ -169,8 +175,21 @@ def less_attention_kernel(
     ALIGN_N: tl.constexpr,
     SINGLE: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    TOKENS: tl.constexpr = 0,
+    KEYS: tl.constexpr = 0,
+    CHANNELS: tl.constexpr = 0,
 ):
-    """Grid: (B * H * blocks of rows, blocks of channels). See `tiles.Tile` for the constants."""
+    """Grid: (B * H * blocks of rows, blocks of channels). See `tile_sizes.Tile` for the constants.
+
+    Code for one shape alone is smaller: TOKENS, KEYS and CHANNELS are n, m and dim where they are
+    known when it is compiled, else 0.
+    """
+    if TOKENS:
+        n = TOKENS
+    if KEYS:
+        m = KEYS
+    if CHANNELS:
+        dim = CHANNELS
     # Blocks of rows of one head run side by side, so that its scores stay in cache.
     blocks = tl.cdiv(n, BLOCK_N)
     image_head = tl.program_id(0) // blocks

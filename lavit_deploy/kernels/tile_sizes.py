@@ -4,8 +4,10 @@ The operators choose at every call, the plugin among what was compiled ahead of 
 functions, so both run the same code for the same shapes.
 
 The numbers were chosen by what the compiler makes of them: no registers spilled, and several
-blocks of threads on a multiprocessor (`export/plugins/compile_kernels.py` prints both). They have
-not been tuned by timing; `benchmarks/la_kernel.py --tune` does that on a GPU.
+blocks of threads on a multiprocessor (`export/plugins/compile_kernels.py` prints both). Those for
+half-precision scores and few keys were timed on an H200, where 64 rows take the tensor cores' wide
+products (docs/reports/la-kernel). Float32 scores would gain by 64 rows there too, but spill
+registers on every other card. `benchmarks/la_kernel.py --tune` times others.
 """
 
 from __future__ import annotations
@@ -95,7 +97,7 @@ _PRODUCTS = {"half": "tf32", "mixed": "bf16x3", "full": "tf32x3"}
 
 
 def _few_keys(types: Types, align_n: int) -> Tile:
-    rows, inner, stages = {"half": (32, 32, 3), "mixed": (32, 16, 2), "full": (16, 16, 2)}[types]
+    rows, inner, stages = {"half": (64, 64, 2), "mixed": (32, 16, 2), "full": (16, 16, 2)}[types]
     return Tile(
         block_n=rows,
         block_k=inner,
@@ -138,3 +140,39 @@ def _many_keys(types: Types) -> Tile:
         warps=8,
         stages=2,
     )
+
+
+@dataclass(frozen=True)
+class MlpTile:
+    """Constants that the MLP kernel is compiled with.
+
+    Attributes:
+        block_rows: tokens of one program.
+        block_hidden: hidden channels of one step.
+        polynomial: whether GELU is a polynomial (`mlp_triton.gelu_of_half`) and not by erf.
+        warps: warps of one program.
+        stages: depth of the software pipeline of loads.
+    """
+
+    block_rows: int
+    block_hidden: int
+    polynomial: bool
+    warps: int
+    stages: int
+
+    def constants(self) -> dict[str, int | bool]:
+        """The kernel's `constexpr` arguments by name, but for the width."""
+        return {
+            "BLOCK_ROWS": self.block_rows,
+            "BLOCK_HIDDEN": self.block_hidden,
+            "POLYNOMIAL": self.polynomial,
+        }
+
+
+def mlp_tile(dim: int, *, half: bool) -> MlpTile:
+    """The MLP kernel's tile for D channels, and weights in half precision or float32."""
+    if not half:  # every number takes twice the shared memory
+        return MlpTile(block_rows=32, block_hidden=32, polynomial=False, warps=4, stages=2)
+    if dim <= 64:
+        return MlpTile(block_rows=128, block_hidden=64, polynomial=True, warps=8, stages=3)
+    return MlpTile(block_rows=128, block_hidden=64, polynomial=True, warps=8, stages=2)

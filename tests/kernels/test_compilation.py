@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lavit_deploy.kernels.mlp import WIDTHS
-from lavit_deploy.kernels.tile_sizes import tile_for
+from lavit_deploy.kernels.tile_sizes import mlp_tile, tile_for
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -34,6 +34,7 @@ LESS_ATTENTION = {
     **dict.fromkeys(("value_batch", "value_head", "value_row"), "i32"),
     **dict.fromkeys(("out_batch", "out_head", "out_row"), "i32"),
 }
+ANY_SHAPE = {"TOKENS": 0, "KEYS": 0, "CHANNELS": 0}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_arguments_of_one_which_triton_makes_constants_compile(ones):
     from lavit_deploy.kernels.less_attention_triton import less_attention_kernel
 
     tile = tile_for(1, 1, "half")
-    constants = tile.constants() | dict.fromkeys(ones, 1)
+    constants = tile.constants() | dict.fromkeys(ones, 1) | ANY_SHAPE
     made = compiled(
         less_attention_kernel, LESS_ATTENTION, constants, 90, warps=tile.warps, stages=tile.stages
     )
@@ -57,13 +58,32 @@ def test_arguments_of_one_which_triton_makes_constants_compile(ones):
 
 
 @pytest.mark.parametrize("target", SHARED_BYTES)
-@pytest.mark.parametrize(("weights", "rows"), [("fp16", 64), ("fp32", 32)])
-def test_the_widest_mlp_fits_into_every_gpus_shared_memory(target, weights, rows):
+@pytest.mark.parametrize("queries", ["*bf16", "*fp32"])
+def test_code_for_one_shape_fits_into_every_gpu(target, queries):
+    from lavit_deploy.kernels.less_attention_triton import less_attention_kernel
+
+    halves = dict.fromkeys(("scores", "values", "out", "new_scores"), "*bf16")
+    types = LESS_ATTENTION | halves | {"queries": queries}
+    tile = tile_for(196, 49, "half")
+    constants = tile.constants() | {"TOKENS": 196, "KEYS": 49, "CHANNELS": 64}
+    made = compiled(
+        less_attention_kernel, types, constants, target, warps=tile.warps, stages=tile.stages
+    )
+    assert 0 < made.metadata.shared <= SHARED_BYTES[target]
+
+
+@pytest.mark.parametrize("target", SHARED_BYTES)
+@pytest.mark.parametrize("dim", WIDTHS)
+@pytest.mark.parametrize("weights", ["fp16", "fp32"])
+def test_the_mlp_fits_into_every_gpus_shared_memory(target, dim, weights):
     from lavit_deploy.kernels.mlp_triton import fused_mlp_kernel
 
     weight = f"*{weights}"
+    tile = mlp_tile(dim, half=weights == "fp16")
     types = {"x": "*fp32", "out": "*fp32", "rows": "i32", "hidden": "i32", "eps": "fp32"}
     types |= dict.fromkeys(("weight1", "bias1", "weight2", "bias2"), weight)
-    constants = {"DIM": max(WIDTHS), "BLOCK_ROWS": rows, "BLOCK_HIDDEN": 32}
-    made = compiled(fused_mlp_kernel, types, constants, target, warps=4, stages=2)
+    constants = {"DIM": dim, **tile.constants()}
+    made = compiled(
+        fused_mlp_kernel, types, constants, target, warps=tile.warps, stages=tile.stages
+    )
     assert 0 < made.metadata.shared <= SHARED_BYTES[target]

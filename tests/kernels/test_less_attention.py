@@ -59,7 +59,10 @@ TYPES = {
     "float32 scores, float16 values": (torch.float32, torch.float16),
     "float32 scores, bfloat16 values": (torch.float32, torch.bfloat16),
     "float32": (torch.float32, torch.float32),
+    "float16, exact queries": (torch.float16, torch.float16, torch.float32),
+    "bfloat16, exact queries": (torch.bfloat16, torch.bfloat16, torch.float32),
 }
+"""Of scores and values; of queries too where it is not that of scores."""
 
 SCORE_TOLERANCES = {
     # Of the sum of absolute products |P| |S| |T|, since rounding does not know of cancellation.
@@ -72,6 +75,9 @@ SCORE_TOLERANCES = {
     "float32 scores, bfloat16 values": 2**-13,
     # Two TF32 hold 21 bits.
     "float32": 2**-18,
+    # P in two terms loses nothing that matters: U, T and the result are what is rounded.
+    "float16, exact queries": 3 * 2**-10,
+    "bfloat16, exact queries": 2 * 2**-10 + 2**-7,
 }
 
 
@@ -83,10 +89,10 @@ def operands(shape, types, *, scale=1.0):
     def noise(*size):
         return torch.randn(*size, generator=generator)
 
-    scores, values = types
+    scores, values, queries = (*types, types[0])[:3]
     return (
         (scale * noise(b, h, n, m)).to(scores),
-        (torch.eye(n) + noise(n, n) / n).to(scores),
+        (torch.eye(n) + noise(n, n) / n).to(queries),
         torch.eye(m) + noise(m, m) / m,
         noise(n, m),
         noise(b, m, h, d).transpose(1, 2).to(values),  # [B, M, H, d] -> [B, H, M, d]

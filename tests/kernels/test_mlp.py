@@ -83,6 +83,20 @@ def test_a_half_precision_stream_stays_one_and_large_tokens_are_no_trouble(inter
     assert error(found, call) < 2**-10
 
 
+def test_half_precision_takes_a_gelu_within_a_ten_thousandth(interpret):
+    """Tokens of 0 and weights of 1 leave GELU(b1) alone: every unit is one output channel."""
+    units = torch.linspace(-9, 9, 8 * 128).half().reshape(8, 128)
+    calls = [
+        (torch.zeros(1, 128), torch.zeros(128, 128).half(), bias, torch.eye(128).half(),
+         torch.zeros(128).half(), EPS)
+        for bias in units
+    ]  # fmt: skip
+    found = torch.cat(interpret([("fused_mlp", call, {}) for call in calls])).double()
+    wanted = functional.gelu(units.double())
+    # The second product takes float16: 2^-11 of what GELU gave, 2^-25 where that is subnormal.
+    assert ((found - wanted).abs() <= 1e-4 + 2**-11 * wanted.abs() + 2**-25).all()
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 50), st.sampled_from(sorted(WEIGHTS)))
 def test_the_cpu_computes_what_float64_does(tokens, dim, hidden, name):

@@ -324,7 +324,7 @@ def test_kernels_are_compiled_with_no_registers_spilled():
     made = compile_variant(first)
     assert made.cubin.startswith(b"\x7fELF")
     assert made.stack == 0
-    assert made.registers <= 168  # three blocks of 128 threads on a multiprocessor
+    assert made.registers <= 248  # two blocks of 128 threads; docs/reports/la-kernel timed them
 
 
 # The largest tile of each pair of types; sm_86, sm_89 have sm_80's instructions.
